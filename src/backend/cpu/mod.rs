@@ -1,0 +1,1 @@
+//! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.

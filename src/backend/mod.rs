@@ -1,0 +1,121 @@
+//! Executes plans. One trait; the folders below are the only places that name a device's API.
+
+pub mod cpu;
+mod sampling;
+
+pub use sampling::Sampling;
+
+use crate::plan::{Plan, Row};
+
+/// A graph that a backend has compiled from a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphId(pub u32);
+
+/// What really ran: proof that a result came from this backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Phases, kernels or dispatches started.
+    pub launches: u64,
+    /// Graph launches, queue submits or task lists handed out.
+    pub submits: u64,
+    /// Rows processed.
+    pub rows: u64,
+}
+
+/// A device with a model on it: weights, KV cache, compiled graphs.
+///
+/// Weights and cache are set up by each backend's own constructor; from then on every backend is driven alike.
+pub trait Backend: Send {
+    /// The name that `--backend` takes.
+    fn name(&self) -> &'static str;
+
+    /// One line about the device: what it is, which paths it takes.
+    fn describe(&self) -> String;
+
+    /// Compiles a plan; the graph owns every buffer that it touches.
+    fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error>;
+
+    /// Sets how the sequence in `slot` is sampled. `recent` is the text so far that penalties look at, oldest first.
+    fn set_sampling(&mut self, slot: u32, sampling: &Sampling, recent: &[u32]) -> Result<(), Error>;
+
+    /// Runs the graph over `rows` (at most the plan's): tokens enter the cache at their slots and positions, and the
+    /// `Sample` step, where the plan has one, picks a token for each row with `logits`.
+    fn run(&mut self, graph: GraphId, rows: &[Row]) -> Result<(), Error>;
+
+    /// Runs the graph `times` more times, each row continued with the token it sampled, one position on: nothing passes
+    /// between host and device in between. Needs a plan that ends in `Sample`.
+    fn replay(&mut self, graph: GraphId, times: u32) -> Result<(), Error>;
+
+    /// The tokens sampled since the last call of `run`, by that run and the replays after it: one `Vec` per pass, in
+    /// the order of the rows that asked for logits.
+    fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error>;
+
+    /// The logits of the last pass, `[rows that asked, vocab_size]`.
+    fn logits(&mut self, graph: GraphId) -> Result<Vec<f32>, Error>;
+
+    /// What has run since the backend was made.
+    fn counters(&self) -> Counters;
+}
+
+/// Why a backend could not do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The device or its driver is not there.
+    #[error("backend {backend} is not available: {reason}")]
+    Unavailable {
+        /// The backend's name.
+        backend: &'static str,
+        /// What was looked for and what to do.
+        reason: String,
+    },
+    /// Weights, cache or buffers do not fit.
+    #[error("out of memory: {what} needs {needed} bytes, {available} are available; {advice}")]
+    OutOfMemory {
+        /// What was being allocated.
+        what: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+        /// What would fit.
+        advice: String,
+    },
+    /// A row's token, slot or position is outside of what the plan allows.
+    #[error("row {row}: {what}")]
+    Row {
+        /// Index of the row.
+        row: usize,
+        /// Expected and found.
+        what: String,
+    },
+    /// The plan cannot be compiled here.
+    #[error("step {step} ({op}): {what}")]
+    Plan {
+        /// Index of the step.
+        step: usize,
+        /// The op's name.
+        op: &'static str,
+        /// Expected and found.
+        what: String,
+    },
+    /// A value that is not a number came out of a step.
+    #[error(
+        "{op} of layer {layer:?} wrote a value that is not finite into `{buffer}`, row {row}, column {column}"
+    )]
+    NotFinite {
+        /// The op's name.
+        op: &'static str,
+        /// The layer, for ops that belong to one.
+        layer: Option<usize>,
+        /// The buffer's name.
+        buffer: &'static str,
+        /// Row of the run.
+        row: usize,
+        /// Column in the buffer.
+        column: usize,
+    },
+    /// A call out of order: a graph that was never compiled, a replay without a run.
+    #[error("{0}")]
+    Misuse(String),
+}

@@ -1,0 +1,7 @@
+//! What a file means: its configuration, its weights by role, its tokenizer and chat template.
+
+mod architecture;
+mod config;
+
+pub use architecture::Architecture;
+pub use config::{ModelConfig, RopeConfig, RopePairing, RopeScaling};

@@ -1,0 +1,126 @@
+//! The ops of a decoder: each has the same name here, in `backend/cpu/`, in `shaders/`, in `kernels/` and in the tests.
+
+use super::WeightId;
+
+/// A matrix with its optional bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// The matrix `[rows, cols]`.
+    pub weight: WeightId,
+    /// A vector of `rows` values.
+    pub bias: Option<WeightId>,
+}
+
+/// What a step computes. `M` is the number of rows of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Token ids -> `residual` [M, hidden_size].
+    Embed {
+        /// `[vocab_size, hidden_size]`.
+        table: WeightId,
+    },
+    /// RMSNorm, q, k and v (each of its own type), biases, q/k-norm, RoPE; `query` [M, num_heads * head_dim] is
+    /// written, keys and values are appended to the cache at each row's slot and position.
+    QkvRope {
+        /// RMSNorm weight, `hidden_size` values.
+        norm: WeightId,
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+        /// RMSNorm weight over each query head, `head_dim` values.
+        q_norm: Option<WeightId>,
+        /// The same for keys.
+        k_norm: Option<WeightId>,
+    },
+    /// Softmax(q k / sqrt(head_dim)) v over the row's own sequence -> `attention` [M, num_heads * head_dim].
+    Attention,
+    /// Output projection, added to `residual`.
+    AttnOut {
+        /// `[hidden_size, num_heads * head_dim]`.
+        output: Linear,
+    },
+    /// RMSNorm, gate and up rows, SiLU(gate) * up -> `gated` [M, intermediate_size].
+    GateUp {
+        /// RMSNorm weight, `hidden_size` values.
+        norm: WeightId,
+        /// `[intermediate_size, hidden_size]`.
+        gate: Linear,
+        /// `[intermediate_size, hidden_size]`.
+        up: Linear,
+    },
+    /// Down projection, added to `residual`.
+    Down {
+        /// `[hidden_size, intermediate_size]`.
+        down: Linear,
+    },
+    /// Final RMSNorm and logits [M, vocab_size], for the rows that ask for them.
+    Head {
+        /// RMSNorm weight, `hidden_size` values.
+        norm: WeightId,
+        /// `[vocab_size, hidden_size]`; the embedding where the model ties them.
+        output: WeightId,
+    },
+    /// Next token of each row that asked for logits: see `backend::Sampling`.
+    Sample,
+}
+
+/// An op's name without its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is described at the variant of `Op` of the same name")]
+pub enum OpKind {
+    Embed,
+    QkvRope,
+    Attention,
+    AttnOut,
+    GateUp,
+    Down,
+    Head,
+    Sample,
+}
+
+impl OpKind {
+    /// All ops, in the order of a forward pass.
+    pub const ALL: [Self; 8] = [
+        Self::Embed,
+        Self::QkvRope,
+        Self::Attention,
+        Self::AttnOut,
+        Self::GateUp,
+        Self::Down,
+        Self::Head,
+        Self::Sample,
+    ];
+
+    /// The name that files and reports use, for example `qkv_rope`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::QkvRope => "qkv_rope",
+            Self::Attention => "attention",
+            Self::AttnOut => "attn_out",
+            Self::GateUp => "gate_up",
+            Self::Down => "down",
+            Self::Head => "head",
+            Self::Sample => "sample",
+        }
+    }
+}
+
+impl Op {
+    /// The op's kind.
+    pub const fn kind(&self) -> OpKind {
+        match self {
+            Self::Embed { .. } => OpKind::Embed,
+            Self::QkvRope { .. } => OpKind::QkvRope,
+            Self::Attention => OpKind::Attention,
+            Self::AttnOut { .. } => OpKind::AttnOut,
+            Self::GateUp { .. } => OpKind::GateUp,
+            Self::Down { .. } => OpKind::Down,
+            Self::Head { .. } => OpKind::Head,
+            Self::Sample => OpKind::Sample,
+        }
+    }
+}
