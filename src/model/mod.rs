@@ -2,6 +2,7 @@
 
 mod architecture;
 mod config;
+pub mod tokenizer;
 
 pub use architecture::Architecture;
 pub use config::{ModelConfig, RopeConfig, RopePairing, RopeScaling};
