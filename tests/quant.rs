@@ -4,6 +4,7 @@
 
 use aprgpu::quant::{self, Error, Q8KRow, Q8Row, TensorType};
 use proptest::prelude::*;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Columns of the golden rows.
@@ -211,6 +212,23 @@ fn dots_with_floats_are_the_float_product() {
             let dot = f64::from(quant::dot_f32(tensor_type, &row, &x));
             let (exact, magnitude) = product(&decode(tensor_type, &row), &x);
             assert!((dot - exact).abs() <= 1e-6 * magnitude + 1e-40, "{tensor_type}: {dot} is not {exact}");
+        }
+    }
+}
+
+#[test]
+fn encoding_gives_ggmls_bytes() {
+    for folder in golden_folders() {
+        let input = read_f32(&folder, "input.f32");
+        for tensor_type in QUANTIZED.into_iter().chain([TensorType::F16, TensorType::BF16]) {
+            let expected = read(&folder, &format!("{tensor_type}.blocks"));
+            for threads in [1, 3] {
+                let mut out = vec![0xa5; expected.len()];
+                let threads = NonZeroUsize::new(threads).unwrap();
+                quant::encode_rows(tensor_type, &input, COLS, None, &mut out, threads).unwrap();
+                let differs: Vec<usize> = (0..out.len()).filter(|&i| out[i] != expected[i]).collect();
+                assert_eq!(differs.first(), None, "{tensor_type}: {} bytes differ", differs.len());
+            }
         }
     }
 }

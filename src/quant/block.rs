@@ -58,10 +58,23 @@ pub(crate) trait DotQ8K: Block {
     fn dot_q8_k(&self, x: Q8KBlock<'_>, acc: f32) -> f32;
 }
 
+/// A block that values can be encoded as.
+pub(crate) trait Encode: Block {
+    /// Encodes a row: `out` has a place for each block of `x`, and `importance`, where given, a weight per column.
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
+}
+
 /// A row's bytes as blocks; `values` is the length of the row.
 pub(crate) fn blocks<B: Block>(bytes: &[u8], values: usize) -> Result<&[B], Error> {
     check_row(B::TYPE, values, bytes.len())?;
     bytemuck::try_cast_slice(bytes).map_err(|_| wrong_bytes(B::TYPE, values, bytes.len()))
+}
+
+/// A row's bytes as blocks that are to be written; `values` is the length of the row.
+pub(crate) fn blocks_mut<B: Block>(bytes: &mut [u8], values: usize) -> Result<&mut [B], Error> {
+    let found = bytes.len();
+    check_row(B::TYPE, values, found)?;
+    bytemuck::try_cast_slice_mut(bytes).map_err(|_| wrong_bytes(B::TYPE, values, found))
 }
 
 /// Checks that `values` are whole blocks and that they take `found` bytes.

@@ -25,6 +25,14 @@ pub enum Error {
         /// Values in one block of this type.
         block_len: usize,
     },
+    /// The values of a matrix are not whole rows.
+    #[error("{values} values are not whole rows of {cols}")]
+    PartialRow {
+        /// Values that were given.
+        values: usize,
+        /// Columns of the matrix.
+        cols: usize,
+    },
     /// The number of bytes does not fit the number of values.
     #[error("{values} values of {tensor_type} take {expected} bytes, found {found}")]
     WrongBytes {

@@ -1,9 +1,10 @@
 //! F32, F16 and BF16: no blocks, little-endian values one after the other. BF16 is the upper half of a float32.
 
 use super::TensorType;
-use super::block::{Block, F16Bytes};
+use super::block::{Block, Encode, F16Bytes};
 use bytemuck::{Pod, Zeroable};
-use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// A float32 in a file, unaligned.
 #[repr(transparent)]
@@ -70,5 +71,34 @@ impl Block for Bf16Bytes {
 
     fn is_finite(&self) -> bool {
         self.to_f32().is_finite()
+    }
+}
+
+impl Encode for F32Bytes {
+    fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
+        for (x, out) in x.iter().zip(out) {
+            *out = Self(x.to_le_bytes());
+        }
+    }
+}
+
+impl Encode for F16Bytes {
+    fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
+        let mut rounded = [f16::ZERO; 256];
+        for (x, out) in x.chunks(256).zip(out.chunks_mut(256)) {
+            let rounded = &mut rounded[..x.len()];
+            rounded.convert_from_f32_slice(x);
+            for (rounded, out) in rounded.iter().zip(out) {
+                *out = Self(rounded.to_le_bytes());
+            }
+        }
+    }
+}
+
+impl Encode for Bf16Bytes {
+    fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
+        for (x, out) in x.iter().zip(out) {
+            *out = Self::from_f32(*x);
+        }
     }
 }

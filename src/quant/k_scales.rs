@@ -18,3 +18,29 @@ pub(crate) fn unpack(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     }
     (scales, minimums)
 }
+
+/// The 12 bytes of scales and minimums that are each at most 63.
+#[inline]
+pub(crate) fn pack(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for j in 0..4 {
+        packed[j] = (scales[j] & 63) | ((scales[j + 4] >> 4) << 6);
+        packed[j + 4] = (minimums[j] & 63) | ((minimums[j + 4] >> 4) << 6);
+        packed[j + 8] = (scales[j + 4] & 15) | ((minimums[j + 4] & 15) << 4);
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_is_the_inverse_of_unpacking() {
+        for seed in 0..64u8 {
+            let scales: [u8; 8] = std::array::from_fn(|j| (seed.wrapping_mul(7) + 11 * j as u8) % 64);
+            let minimums: [u8; 8] = std::array::from_fn(|j| (seed.wrapping_mul(5) + 13 * j as u8) % 64);
+            assert_eq!(unpack(&pack(&scales, &minimums)), (scales, minimums));
+        }
+    }
+}

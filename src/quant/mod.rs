@@ -1,10 +1,10 @@
 //! The bit layouts of weights and activations: the only place where they exist.
 //!
 //! A weight matrix is `[rows, cols]`, row-major; a row is a sequence of blocks of [`TensorType::block_len`] values in
-//! [`TensorType::block_bytes`] bytes. Each `q*.rs` file describes one layout: the block, its scalar decoder, its exact
-//! integer dot with quantized activations.
+//! [`TensorType::block_bytes`] bytes. Each `q*.rs` file describes one layout: the block, its scalar decoder, its
+//! encoder (byte for byte ggml's), its exact integer dot with quantized activations.
 //!
-//! - weights: [`decode_row`], [`finite_scales`]
+//! - weights: [`decode_row`], [`finite_scales`], [`encode_row`], [`encode_rows`]
 //! - activations: [`Q8Row`] (32 values per scale), [`Q8KRow`] (256)
 //! - products, the specification for every kernel: [`dot_q8`], [`dot_q8_k`], [`dot_f32`]
 
@@ -13,8 +13,11 @@ mod apr_q8;
 mod block;
 mod decode;
 mod dot;
+mod encode;
 mod error;
+mod fit;
 mod float;
+mod importance;
 mod k_scales;
 mod q4_0;
 mod q4_1;
@@ -32,6 +35,7 @@ pub use apr_q4::BlockAprQ4;
 pub use block::F16Bytes;
 pub use decode::{decode_row, finite_scales};
 pub use dot::{dot_f32, dot_q8, dot_q8_k};
+pub use encode::{encode_row, encode_rows};
 pub use error::Error;
 pub use float::{Bf16Bytes, F32Bytes};
 pub use q4_0::BlockQ4_0;

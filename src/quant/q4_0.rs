@@ -8,7 +8,9 @@
 //! Layout: `block_q4_0` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, F16Bytes, dot_i8};
+use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
+use super::fit::{self, LANES, reciprocal};
+use super::importance::weigh;
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
 
@@ -57,5 +59,51 @@ impl DotQ8 for BlockQ4_0 {
         let (scale, values, _) = x.block(0);
         let dot = dot_i8(&self.quants(), values);
         (dot as f32 * self.d.to_f32()).mul_add(scale, acc)
+    }
+}
+
+impl Encode for BlockQ4_0 {
+    /// Without an importance matrix the value of largest magnitude becomes exactly `q = 0`: `d = value / -8`.
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        match importance {
+            None => {
+                for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
+                    let d = largest(x) / -8.0;
+                    let inverse = reciprocal(d);
+                    let q = x.map(|v| ((v * inverse + 8.5) as i32).min(15) as u8);
+                    *out = Self { d: F16Bytes::from_f32(d), qs: pack(&q) };
+                }
+            }
+            Some(importance) => fit_row(x, importance, 8, out, |d, q| Self { d, qs: pack(&q) }),
+        }
+    }
+}
+
+/// The first value of largest magnitude.
+pub(crate) fn largest(x: &[f32; 32]) -> f32 {
+    let magnitude = x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
+    x.iter().copied().find(|v| v.to_bits() & 0x7fff_ffff == magnitude).unwrap_or(0.0)
+}
+
+/// Two integers of at most 15 per byte, as in [`BlockQ4_0::qs`]; higher bits are dropped.
+pub(crate) fn pack(q: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|j| (q[j] & 15) | ((q[j + 16] & 15) << 4))
+}
+
+/// Encodes a row of Q4_0 or Q5_0 with an importance matrix.
+pub(crate) fn fit_row<B>(
+    x: &[f32],
+    importance: &[f32],
+    max_q: u8,
+    out: &mut [B],
+    block: impl Fn(F16Bytes, [u8; 32]) -> B,
+) {
+    let weights = weigh(x, importance);
+    let groups = x.as_chunks::<32>().0.chunks(LANES).zip(weights.as_chunks::<32>().0.chunks(LANES));
+    for ((x, w), out) in groups.zip(out.chunks_mut(LANES)) {
+        let found = fit::fit_symmetric(&fit::transpose(x), &fit::transpose(w), max_q);
+        for (k, (x, out)) in x.iter().zip(out).enumerate() {
+            *out = block(F16Bytes::from_f32(found.scale[k]), x.map(|x| found.quant(k, x)));
+        }
     }
 }

@@ -9,7 +9,9 @@
 //! Layout: `block_q5_0` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, F16Bytes, dot_i8};
+use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
+use super::fit::reciprocal;
+use super::q4_0::{self, largest};
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
 
@@ -68,4 +70,28 @@ impl DotQ8 for BlockQ5_0 {
         let dot = dot_i8(&self.quants(), values);
         (dot as f32 * self.d.to_f32()).mul_add(scale, acc)
     }
+}
+
+impl Encode for BlockQ5_0 {
+    /// Without an importance matrix the value of largest magnitude becomes exactly `q = 0`: `d = value / -16`.
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        let block = |d, q: [u8; 32]| Self { d, qh: pack_high(&q), qs: q4_0::pack(&q) };
+        match importance {
+            None => {
+                for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
+                    let d = largest(x) / -16.0;
+                    let inverse = reciprocal(d);
+                    let q = x.map(|v| ((v * inverse + 16.5) as i32).min(31) as u8);
+                    *out = block(F16Bytes::from_f32(d), q);
+                }
+            }
+            Some(importance) => q4_0::fit_row(x, importance, 16, out, block),
+        }
+    }
+}
+
+/// The fifth bits of 32 integers, as in [`BlockQ5_0::qh`].
+pub(crate) fn pack_high(q: &[u8; 32]) -> [u8; 4] {
+    let high = q.iter().enumerate().fold(0, |high, (j, &q)| high | (u32::from(q >> 4 & 1) << j));
+    high.to_le_bytes()
 }

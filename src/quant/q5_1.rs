@@ -10,9 +10,11 @@
 //! Layout: `block_q5_1` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, F16Bytes, dot_i8};
+use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
+use super::q5_0::pack_high;
 use super::q5_0::unpack;
 use super::q8::Q8Blocks;
+use super::{q4_0, q4_1};
 use bytemuck::{Pod, Zeroable};
 
 /// A block of 32 values.
@@ -60,5 +62,16 @@ impl DotQ8 for BlockQ5_1 {
         let dot = dot_i8(&self.quants(), values);
         let acc = (dot as f32 * self.d.to_f32()).mul_add(scale, acc);
         self.m.to_f32().mul_add(scale * sum as f32, acc)
+    }
+}
+
+impl Encode for BlockQ5_1 {
+    /// Without an importance matrix the integers 0 and 31 are the least and the largest value.
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        let block = |d, m, q: [u8; 32]| Self { d, m, qh: pack_high(&q), qs: q4_0::pack(&q) };
+        match importance {
+            None => q4_1::encode_range(x, 31, out, block),
+            Some(importance) => q4_1::fit_row(x, importance, 31, out, block),
+        }
     }
 }

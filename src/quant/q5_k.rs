@@ -12,9 +12,10 @@
 //! Layout: `block_q5_K` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, DotQ8K, F16Bytes};
+use super::block::{Block, DotQ8, DotQ8K, Encode, F16Bytes};
+use super::fit::Trials;
 use super::k_scales;
-use super::q4_k;
+use super::q4_k::{self, SuperBlock};
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
 use bytemuck::{Pod, Zeroable};
@@ -81,5 +82,21 @@ impl DotQ8 for BlockQ5K {
 impl DotQ8K for BlockQ5K {
     fn dot_q8_k(&self, x: Q8KBlock<'_>, acc: f32) -> f32 {
         q4_k::dot_q8_k(self.d, self.dmin, &self.scales, &self.quants(), x, acc)
+    }
+}
+
+impl Encode for BlockQ5K {
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        let trials = Trials { first: -0.5, step: 0.1, last: 15 };
+        q4_k::encode_row(x, importance, 31, trials, out, |SuperBlock { d, dmin, scales, q }| {
+            let (mut qh, mut qs) = ([0; 32], [0; 128]);
+            q4_k::pack_low(&q, &mut qs);
+            for (b, q) in q.as_chunks::<32>().0.iter().enumerate() {
+                for j in 0..32 {
+                    qh[j] |= (q[j] >> 4 & 1) << b;
+                }
+            }
+            Self { d, dmin, scales, qh, qs }
+        });
     }
 }

@@ -11,7 +11,8 @@
 //! Layout: `block_q6_K` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, DotQ8K, F16Bytes, dot_i8};
+use super::block::{Block, DotQ8, DotQ8K, Encode, F16Bytes, dot_i8};
+use super::fit::{self, LANES, SMALLEST_GROUP, nearest_int};
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
 use bytemuck::{Pod, Zeroable};
@@ -94,4 +95,61 @@ impl DotQ8K for BlockQ6K {
         }
         (dot as f32).mul_add(self.d.to_f32() * x.scale, acc)
     }
+}
+
+impl Encode for BlockQ6K {
+    /// A scale is searched for each of the sixteen blocks of 16; `d` maps the one of largest magnitude to -128. Then the
+    /// integers are chosen again, for what the rounded scales stand for. Without an importance matrix each value weighs
+    /// its square.
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        let mut importance = importance.map(|w| w.as_chunks::<256>().0.iter());
+        for (x, out) in x.as_chunks::<256>().0.iter().zip(out) {
+            *out = encode(x, importance.as_mut().and_then(Iterator::next));
+        }
+    }
+}
+
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> BlockQ6K {
+    let groups = x.as_chunks::<16>().0;
+    let squares;
+    let weights = match importance {
+        Some(importance) => importance,
+        None => {
+            squares = x.map(|x| x * x);
+            &squares
+        }
+    };
+    let found: [fit::Symmetric; 2] = std::array::from_fn(|half| {
+        let groups = |x: &[f32; 256]| fit::transpose(&x.as_chunks::<16>().0[half * LANES..][..LANES]);
+        fit::fit_symmetric(&groups(x), &groups(weights), 32)
+    });
+    let scale = |b: usize| found[b / LANES].scale[b % LANES];
+    let largest = (0..16).map(scale).fold(0.0f32, |max, s| if s.abs() > max.abs() { s } else { max });
+    if largest.abs() < SMALLEST_GROUP {
+        return BlockQ6K::zeroed();
+    }
+    let inverse = -128.0 / largest;
+    let d = F16Bytes::from_f32(1.0 / inverse);
+    let scales: [i8; 16] = std::array::from_fn(|b| nearest_int(inverse * scale(b)).min(127) as i8);
+    let mut q = [0u8; 256];
+    for (b, (x, q)) in groups.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
+        let scale = d.to_f32() * f32::from(scales[b]);
+        if scale == 0.0 {
+            // Nothing to divide by: the integers of the search stay, as in ggml.
+            *q = x.map(|x| found[b / LANES].quant(b % LANES, x));
+        } else {
+            *q = x.map(|x| (nearest_int(x / scale).clamp(-32, 31) + 32) as u8);
+        }
+    }
+    let (mut ql, mut qh) = ([0; 128], [0; 64]);
+    let halves = ql.as_chunks_mut::<64>().0.iter_mut().zip(qh.as_chunks_mut::<32>().0);
+    for (q, (ql, qh)) in q.as_chunks::<128>().0.iter().zip(halves) {
+        for j in 0..32 {
+            let [a, b, c, d] = [q[j], q[j + 32], q[j + 64], q[j + 96]];
+            ql[j] = (a & 15) | ((c & 15) << 4);
+            ql[j + 32] = (b & 15) | ((d & 15) << 4);
+            qh[j] = (a >> 4) | ((b >> 4) << 2) | ((c >> 4) << 4) | ((d >> 4) << 6);
+        }
+    }
+    BlockQ6K { ql, qh, scales, d }
 }

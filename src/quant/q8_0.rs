@@ -8,7 +8,8 @@
 //! Layout: `block_q8_0` in `ggml/src/ggml-common.h`.
 
 use super::TensorType;
-use super::block::{Block, DotQ8, F16Bytes, dot_i8};
+use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
+use super::fit::reciprocal;
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
 
@@ -28,10 +29,13 @@ impl BlockQ8_0 {
     /// The block whose values are nearest to `x`, as ggml chooses it: `d = max|x| / 127`, each value times `1 / d`
     /// (with the scale before its rounding to float16), rounded half away from zero.
     pub fn encode(x: &[f32; 32]) -> Self {
-        let max = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+        let max = f32::from_bits(x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)));
         let d = max / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        Self { d: F16Bytes::from_f32(d), qs: x.map(|v| (v * inverse).round() as i8) }
+        let inverse = reciprocal(d);
+        // Adding the float below one half and dropping the fraction rounds half away from zero, in vector registers.
+        let half = 0.5f32.next_down();
+        let round = |v: f32| (v + half.copysign(v)) as i32 as i8;
+        Self { d: F16Bytes::from_f32(d), qs: x.map(|v| round(v * inverse)) }
     }
 }
 
@@ -55,5 +59,14 @@ impl DotQ8 for BlockQ8_0 {
         let (scale, values, _) = x.block(0);
         let dot = dot_i8(&self.qs, values);
         (dot as f32 * self.d.to_f32()).mul_add(scale, acc)
+    }
+}
+
+impl Encode for BlockQ8_0 {
+    /// An importance matrix changes nothing.
+    fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
+        for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
+            *out = Self::encode(x);
+        }
     }
 }
