@@ -42,3 +42,14 @@ pub enum Error {
         what: String,
     },
 }
+
+impl Error {
+    /// The exit code that a program should end with: 3 missing file, 4 bad format, 7 i/o.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Missing { .. } => 3,
+            Self::Io { .. } => 7,
+            Self::Bytes { .. } | Self::Key { .. } => 4,
+        }
+    }
+}

@@ -1,10 +1,29 @@
 //! The configuration of a model: every field that the forward pass depends on, and nothing else.
 
+mod fields;
+mod from_apr;
+mod from_gguf;
+mod from_hf;
+mod json;
+mod rope;
+
 use super::Architecture;
+use serde::Serialize;
+
+/// A value that no key of the file states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DefaultTaken {
+    /// The key that could have stated it.
+    pub key: String,
+    /// The value taken.
+    pub value: String,
+    /// Where it comes from.
+    pub why: String,
+}
 
 /// Everything that shapes the forward pass. Built from GGUF, APR and Hugging Face metadata, field for field equal for
 /// the same model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// Row of the architecture table.
     pub architecture: Architecture,
@@ -43,7 +62,7 @@ pub struct ModelConfig {
 }
 
 /// Rotary position embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RopeConfig {
     /// Base of the geometric series of frequencies.
     pub theta: f32,
@@ -56,7 +75,8 @@ pub struct RopeConfig {
 }
 
 /// Which two dimensions of a head are rotated together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopePairing {
     /// `2i` and `2i + 1` (GGUF files of llama models; their q and k rows are permuted for it).
     Norm,
@@ -65,7 +85,8 @@ pub enum RopePairing {
 }
 
 /// How RoPE frequencies are changed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     /// Not at all.
     None,

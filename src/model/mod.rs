@@ -2,7 +2,18 @@
 
 mod architecture;
 mod config;
+mod error;
+mod inspect;
+mod names;
+mod open;
+mod table;
 pub mod tokenizer;
+mod weights;
 
-pub use architecture::Architecture;
-pub use config::{ModelConfig, RopeConfig, RopePairing, RopeScaling};
+pub use architecture::{Architecture, ArchitectureRow, HuggingFaceName, Presence};
+pub use config::{DefaultTaken, ModelConfig, RopeConfig, RopePairing, RopeScaling};
+pub use error::Error;
+pub use inspect::{Inspection, NoteSummary, TensorSummary, TypeSummary, kernel_name};
+pub use names::Role;
+pub use open::{Model, Source};
+pub use weights::{LoadNote, RowOrder, WeightTensor, Weights};
