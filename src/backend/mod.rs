@@ -5,7 +5,8 @@ mod sampling;
 
 pub use sampling::Sampling;
 
-use crate::plan::{Plan, Row};
+use crate::plan::{BufferId, Plan, Row};
+use std::ops::Range;
 
 /// A graph that a backend has compiled from a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,18 +41,27 @@ pub trait Backend: Send {
 
     /// Runs the graph over `rows` (at most the plan's): tokens enter the cache at their slots and positions, and the
     /// `Sample` step, where the plan has one, picks a token for each row with `logits`.
-    fn run(&mut self, graph: GraphId, rows: &[Row]) -> Result<(), Error>;
+    fn run(&mut self, graph: GraphId, rows: &[Row]) -> Result<(), Error> {
+        self.run_steps(graph, rows, 0..usize::MAX)
+    }
+
+    /// Runs only `steps` of the plan: with [`Self::buffer`] and [`Self::set_buffer`], the way to compare two backends
+    /// step by step.
+    fn run_steps(&mut self, graph: GraphId, rows: &[Row], steps: Range<usize>) -> Result<(), Error>;
 
     /// Runs the graph `times` more times, each row continued with the token it sampled, one position on: nothing passes
     /// between host and device in between. Needs a plan that ends in `Sample`.
     fn replay(&mut self, graph: GraphId, times: u32) -> Result<(), Error>;
 
-    /// The tokens sampled since the last call of `run`, by that run and the replays after it: one `Vec` per pass, in
-    /// the order of the rows that asked for logits.
+    /// Takes the tokens sampled by the graph's passes since the last call: one `Vec` per pass, in the order of the rows
+    /// that asked for logits.
     fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error>;
 
-    /// The logits of the last pass, `[rows that asked, vocab_size]`.
-    fn logits(&mut self, graph: GraphId) -> Result<Vec<f32>, Error>;
+    /// A buffer's values for the rows of the last pass: `[rows, width]`, or `[rows that asked, vocab_size]` for logits.
+    fn buffer(&mut self, graph: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error>;
+
+    /// Fills the first `values.len()` values of a buffer.
+    fn set_buffer(&mut self, graph: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error>;
 
     /// What has run since the backend was made.
     fn counters(&self) -> Counters;
@@ -80,6 +90,14 @@ pub enum Error {
         available: u64,
         /// What would fit.
         advice: String,
+    },
+    /// A weight that cannot be used: a block scale that is not a number.
+    #[error("{name}: {what}")]
+    BadWeight {
+        /// The weight.
+        name: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// A row's token, slot or position is outside of what the plan allows.
     #[error("row {row}: {what}")]

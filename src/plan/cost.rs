@@ -11,4 +11,6 @@ pub struct Cost {
     pub kv_bytes_per_position: u64,
     /// Multiplications and additions, two per weight and row.
     pub flops: u64,
+    /// Multiplications and additions of attention, per position seen.
+    pub flops_per_position: u64,
 }

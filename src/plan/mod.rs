@@ -2,10 +2,14 @@
 //! list once and replays it; nothing here knows a GPU.
 
 mod cost;
+mod decoder;
 mod op;
+mod rope;
 
 pub use cost::Cost;
+pub use decoder::{Decoder, PlanError, Rows};
 pub use op::{Linear, Op, OpKind};
+pub use rope::RopeTable;
 
 use crate::quant::TensorType;
 
@@ -109,6 +113,11 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// A float vector: a norm or a bias.
+    pub fn is_vector(&self) -> bool {
+        self.rows == 1
+    }
+
     /// Bytes in the file's layout.
     pub fn bytes(&self) -> u64 {
         self.tensor_type.row_bytes(self.cols).unwrap_or(0) as u64 * self.rows as u64
@@ -127,11 +136,13 @@ pub trait WeightSource: Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BufferId(pub u32);
 
-/// An activation buffer of float32, `[rows of the plan, width]`.
+/// An activation buffer of float32, `[rows, width]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// For messages and dumps: `residual`, `query`, `attention`, `gated`, `logits`.
     pub name: &'static str,
+    /// Rows: those of the plan, or fewer where only some rows are asked for.
+    pub rows: usize,
     /// Values per row.
     pub width: usize,
 }
@@ -156,6 +167,8 @@ pub struct Step {
 pub struct Plan {
     /// Rows per run: the batch of a decode plan, the tile of a prefill plan.
     pub rows: usize,
+    /// How many of them may ask for logits.
+    pub logit_rows: usize,
     /// Sizes.
     pub shape: Shape,
     /// Activation and cache types.

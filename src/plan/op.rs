@@ -124,3 +124,22 @@ impl Op {
         }
     }
 }
+
+impl Op {
+    /// The weights that the op reads.
+    pub fn weights(&self) -> Vec<WeightId> {
+        let linear = |l: Linear| [Some(l.weight), l.bias];
+        let ids: Vec<Option<WeightId>> = match *self {
+            Self::Embed { table } => vec![Some(table)],
+            Self::QkvRope { norm, q, k, v, q_norm, k_norm } => {
+                [&[Some(norm), q_norm, k_norm], &linear(q)[..], &linear(k), &linear(v)].concat()
+            }
+            Self::Attention | Self::Sample => vec![],
+            Self::AttnOut { output } => linear(output).to_vec(),
+            Self::GateUp { norm, gate, up } => [&[Some(norm)], &linear(gate)[..], &linear(up)].concat(),
+            Self::Down { down } => linear(down).to_vec(),
+            Self::Head { norm, output } => vec![Some(norm), Some(output)],
+        };
+        ids.into_iter().flatten().collect()
+    }
+}

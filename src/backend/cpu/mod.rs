@@ -1,1 +1,19 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
+
+mod kv_cache;
+mod slots;
+pub mod twin;
+
+use super::Error;
+use crate::plan::KvLayout;
+
+/// Values in the cache, or why there can be no such cache.
+fn cache_len(layout: &KvLayout) -> Result<usize, Error> {
+    let fits = layout.bytes().filter(|&bytes| bytes <= isize::MAX as usize);
+    fits.and(layout.len()).ok_or_else(|| Error::OutOfMemory {
+        what: format!("a KV cache of {} positions for {} sequences", layout.context, layout.slots),
+        needed: u64::MAX,
+        available: isize::MAX as u64,
+        advice: "use a smaller --ctx or fewer sequences".to_owned(),
+    })
+}

@@ -1,0 +1,106 @@
+//! What the host side of a CPU backend keeps per sequence, and the checks that every run starts with.
+
+use super::twin;
+use crate::backend::{Error, Sampling};
+use crate::plan::{BufferId, KvLayout, Plan, Row, Step};
+
+/// Sampling state of each slot.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Vec<(Sampling, Vec<u32>)>,
+}
+
+impl Slots {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots: vec![(Sampling::default(), Vec::new()); slots] }
+    }
+
+    pub(super) fn set(&mut self, slot: u32, sampling: &Sampling, recent: &[u32]) -> Result<(), Error> {
+        let count = self.slots.len();
+        let missing = || Error::Misuse(format!("slot {slot}: the cache has {count}"));
+        *self.slots.get_mut(slot as usize).ok_or_else(missing)? = (sampling.clone(), recent.to_vec());
+        Ok(())
+    }
+
+    /// One token for each row that asked for logits; it joins its sequence's recent text.
+    pub(super) fn sample(&mut self, rows: &[Row], logits: &[f32], vocab_size: usize) -> Vec<u32> {
+        let asked = rows.iter().filter(|row| row.logits).zip(logits.chunks_exact(vocab_size));
+        let tokens = asked.map(|(row, logits)| {
+            let (sampling, recent) = &mut self.slots[row.slot as usize];
+            let token = twin::sample(logits, sampling, recent, row.position + 1);
+            recent.push(token);
+            token
+        });
+        tokens.collect()
+    }
+}
+
+/// Moves each row on by the token it sampled last.
+pub(super) fn advance(rows: &mut Vec<Row>, last: &[u32]) -> Result<(), Error> {
+    rows.retain(|row| row.logits);
+    if last.is_empty() || last.len() != rows.len() {
+        return Err(Error::Misuse(
+            "nothing to continue: run the graph first, on a plan that samples".to_owned(),
+        ));
+    }
+    for (row, &token) in rows.iter_mut().zip(last) {
+        row.token = token;
+        row.position += 1;
+    }
+    Ok(())
+}
+
+/// Refuses rows that a graph cannot run: nothing past this point is checked again.
+pub(super) fn check_rows(plan: &Plan, kv: &KvLayout, rows: &[Row]) -> Result<(), Error> {
+    let asked = rows.iter().filter(|row| row.logits).count();
+    if rows.len() > plan.rows || asked > plan.logit_rows {
+        return Err(Error::Misuse(format!(
+            "{} rows, {asked} with logits: the plan is for {} and {}",
+            rows.len(),
+            plan.rows,
+            plan.logit_rows
+        )));
+    }
+    for (index, row) in rows.iter().enumerate() {
+        let limits = [
+            ("token", row.token as usize, plan.shape.vocab_size),
+            ("slot", row.slot as usize, kv.slots),
+            ("position", row.position as usize, kv.context),
+        ];
+        if let Some((name, found, limit)) = limits.into_iter().find(|&(_, found, limit)| found >= limit) {
+            return Err(Error::Row { row: index, what: format!("{name} {found} is not below {limit}") });
+        }
+    }
+    Ok(())
+}
+
+/// How many values of a buffer a pass over `rows` writes.
+pub(super) fn buffer_len(plan: &Plan, rows: &[Row], id: BufferId) -> Result<usize, Error> {
+    let missing = || Error::Misuse(format!("the plan has no buffer {}", id.0));
+    let buffer = plan.buffers.get(id.0 as usize).ok_or_else(missing)?;
+    let asked = rows.iter().filter(|row| row.logits).count();
+    Ok(buffer.width * if id == Plan::LOGITS { asked } else { rows.len() })
+}
+
+/// Looks for values that are not numbers in what a step has written.
+pub(super) fn check_finite(
+    plan: &Plan,
+    step: &Step,
+    rows: &[Row],
+    buffers: &[Vec<f32>],
+) -> Result<(), Error> {
+    for &id in &step.writes {
+        let (buffer, values) = (&plan.buffers[id.0 as usize], &buffers[id.0 as usize]);
+        let written = buffer_len(plan, rows, id)?;
+        if let Some(at) = values[..written].iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite {
+                op: step.op.kind().name(),
+                layer: step.layer,
+                buffer: buffer.name,
+                row: at / buffer.width,
+                column: at % buffer.width,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! A backend with a model on it and the graphs compiled so far.
+
+use super::Error;
+use crate::backend::{Backend, Counters, GraphId, Sampling};
+use crate::plan::{Decoder, Numerics, Plan, Row, Rows};
+use std::collections::HashMap;
+
+/// The largest decode batch that plans are made for; larger crowds take turns.
+pub const MAX_BATCH: usize = 8;
+
+/// Rows whose logits are kept at a time when every position's are asked for.
+const LOGIT_ROWS: usize = 32;
+
+/// A backend, the decoder that runs on it, and its graphs by number of rows.
+pub struct Device {
+    backend: Box<dyn Backend>,
+    decoder: Decoder,
+    numerics: Numerics,
+    graphs: HashMap<Rows, GraphId>,
+    context: usize,
+    trained_context: usize,
+    slots: usize,
+    chunk: usize,
+    /// The graph and rows of the last round of decoding, as the next replay would find them.
+    captured: Option<(GraphId, Vec<Row>)>,
+}
+
+impl Device {
+    /// `context` positions for each of `slots` sequences; prompts enter in tiles of `chunk` tokens.
+    pub(super) fn new(
+        backend: Box<dyn Backend>,
+        decoder: Decoder,
+        numerics: Numerics,
+        (context, trained_context): (usize, usize),
+        slots: usize,
+        chunk: usize,
+    ) -> Self {
+        let graphs = HashMap::new();
+        let (chunk, captured) = (chunk.max(1), None);
+        Self { backend, decoder, numerics, graphs, context, trained_context, slots, chunk, captured }
+    }
+
+    /// Positions per sequence.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Positions that the model was trained for.
+    pub fn trained_context(&self) -> usize {
+        self.trained_context
+    }
+
+    /// Sequences held at a time.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Tokens of a prompt that run together.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Sizes and weights.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Activation and cache types.
+    pub fn numerics(&self) -> Numerics {
+        self.numerics
+    }
+
+    /// The backend's name and one line about the device.
+    pub fn describe(&self) -> (&'static str, String) {
+        (self.backend.name(), self.backend.describe())
+    }
+
+    /// What has run so far.
+    pub fn counters(&self) -> Counters {
+        self.backend.counters()
+    }
+
+    /// Refuses prompts that do not fit the context or hold unknown tokens.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
+        if tokens.is_empty() {
+            return Err(Error::Usage("the prompt is empty: there is nothing to continue".to_owned()));
+        }
+        let vocab_size = self.decoder.shape().vocab_size;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(Error::Usage(format!("token {token} is not in the vocabulary of {vocab_size}")));
+        }
+        if tokens.len() > self.context {
+            let (context, trained) = (self.context, self.trained_context);
+            return Err(Error::ContextFull { tokens: tokens.len(), context, trained });
+        }
+        Ok(())
+    }
+
+    /// Logits at the last position of `tokens`, or at all of them: `[positions, vocab_size]`. Uses slot 0, whose cache
+    /// is overwritten.
+    pub fn logits(&mut self, tokens: &[u32], all: bool) -> Result<Vec<f32>, Error> {
+        self.check_tokens(tokens)?;
+        let mut logits = Vec::new();
+        let chunk = if all { self.chunk.min(LOGIT_ROWS) } else { self.chunk };
+        let graph =
+            self.graph(Rows { rows: chunk, logit_rows: if all { chunk } else { 1 }, sample: false })?;
+        for (index, tile) in tokens.chunks(chunk).enumerate() {
+            let start = index * chunk;
+            let row = |(i, &token): (usize, &u32)| Row {
+                token,
+                slot: 0,
+                position: (start + i) as u32,
+                logits: all || start + i + 1 == tokens.len(),
+            };
+            let rows: Vec<Row> = tile.iter().enumerate().map(row).collect();
+            self.backend.run(graph, &rows)?;
+            logits.extend(self.backend.buffer(graph, Plan::LOGITS)?);
+        }
+        Ok(logits)
+    }
+
+    /// Runs one tile of a prompt; the last row of `rows` samples where it asks for logits.
+    pub(super) fn prefill(&mut self, rows: &[Row]) -> Result<Option<u32>, Error> {
+        let graph = self.graph(Rows { rows: self.chunk, logit_rows: 1, sample: true })?;
+        self.backend.run(graph, rows)?;
+        Ok(self.backend.sampled(graph)?.concat().first().copied())
+    }
+
+    /// Runs one token of up to [`MAX_BATCH`] sequences, each sampling its next: one token per row. Where the rows
+    /// continue the last round, the backend replays its graph and nothing is sent to it.
+    pub(super) fn decode(&mut self, rows: &[Row]) -> Result<Vec<u32>, Error> {
+        let graph = self.graph(Rows { rows: rows.len(), logit_rows: rows.len(), sample: true })?;
+        match self.captured.take() {
+            Some((last, next)) if last == graph && next == rows => self.backend.replay(graph, 1)?,
+            _ => self.backend.run(graph, rows)?,
+        }
+        let tokens = self.backend.sampled(graph)?.concat();
+        let next = |(row, &token): (&Row, &u32)| Row { token, position: row.position + 1, ..*row };
+        self.captured = Some((graph, rows.iter().zip(&tokens).map(next).collect()));
+        Ok(tokens)
+    }
+
+    /// Sets how a slot is sampled.
+    pub(super) fn set_sampling(
+        &mut self,
+        slot: u32,
+        sampling: &Sampling,
+        recent: &[u32],
+    ) -> Result<(), Error> {
+        Ok(self.backend.set_sampling(slot, sampling, recent)?)
+    }
+
+    fn graph(&mut self, rows: Rows) -> Result<GraphId, Error> {
+        if let Some(&graph) = self.graphs.get(&rows) {
+            return Ok(graph);
+        }
+        let graph = self.backend.compile(&self.decoder.plan(rows, self.numerics))?;
+        self.graphs.insert(rows, graph);
+        Ok(graph)
+    }
+}
