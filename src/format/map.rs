@@ -14,7 +14,13 @@ pub struct Map {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    bytes: memmap2::Mmap,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Owned(Vec<u8>),
 }
 
 impl Map {
@@ -37,7 +43,12 @@ impl Map {
         // SAFETY: the map is read-only and private to this process. Another process that truncates the file while it
         // is mapped would raise SIGBUS: the same contract as every engine that maps its model, stated in the README.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), bytes }) })
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), bytes: Bytes::Mapped(bytes) }) })
+    }
+
+    /// Bytes that are in memory already, as if `path` held them: for tests and fuzzing. `path` is only for messages.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Self {
+        Self { inner: Arc::new(Inner { path: path.to_owned(), bytes: Bytes::Owned(bytes) }) }
     }
 
     /// The path that was opened.
@@ -47,25 +58,24 @@ impl Map {
 
     /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        &self.inner.bytes
+        match &self.inner.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
     }
 
     /// Tells the system that `range` was read for the last time, so that its pages no longer count as resident.
     /// A later read brings them back from the file.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        {
+        if let Bytes::Mapped(map) = &self.inner.bytes {
             const PAGE: usize = 4096;
-            let start = range.start.next_multiple_of(PAGE);
-            let end = range.end.min(self.inner.bytes.len()) / PAGE * PAGE;
+            let start = range.start.min(map.len()).next_multiple_of(PAGE);
+            let end = range.end.min(map.len()) / PAGE * PAGE;
             if start < end {
                 // SAFETY: the map is file-backed, read-only and never written, so dropped pages read the same again.
                 let _ = unsafe {
-                    self.inner.bytes.unchecked_advise_range(
-                        memmap2::UncheckedAdvice::DontNeed,
-                        start,
-                        end - start,
-                    )
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
                 };
             }
         }

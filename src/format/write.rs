@@ -1,0 +1,101 @@
+//! Files that appear whole or not at all: written beside the target under a temporary name, then renamed.
+
+use super::Error;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// A file that is being written. [`AtomicFile::commit`] puts it in its place; dropped before that, it leaves nothing
+/// behind and whatever was there stays.
+#[derive(Debug)]
+pub struct AtomicFile {
+    target: PathBuf,
+    out: BufWriter<NamedTempFile>,
+}
+
+impl AtomicFile {
+    /// Starts a file that will replace `target`. It may be none of `inputs`, under whatever name: those are still read
+    /// while it is written. A symbolic link is followed, so that what it points to is replaced.
+    pub fn create(target: &Path, inputs: &[&Path]) -> Result<Self, Error> {
+        let refuse = |what: &str| Error::Key {
+            path: target.to_owned(),
+            key: "output".to_owned(),
+            what: what.to_owned(),
+        };
+        let io = |source: std::io::Error| Error::Io { path: target.to_owned(), source };
+        let existing = match std::fs::metadata(target) {
+            Ok(metadata) if metadata.is_file() => Some(metadata),
+            Ok(_) => {
+                return Err(refuse("expected a regular file or nothing at this path; choose another name"));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io(error)),
+        };
+        for input in inputs {
+            if existing.is_some() && is_same_file(target, input).map_err(io)? {
+                return Err(refuse("this is the input itself; choose another name"));
+            }
+        }
+        let target = if existing.is_some() { target.canonicalize().map_err(io)? } else { target.to_owned() };
+        let folder = match target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".aprgpu-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any new file: the process's umask takes its part away.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let temporary = builder.tempfile_in(folder).map_err(io)?;
+        if let Some(existing) = existing {
+            temporary.as_file().set_permissions(existing.permissions()).map_err(io)?;
+        }
+        Ok(Self { target, out: BufWriter::with_capacity(1 << 20, temporary) })
+    }
+
+    /// Writes what is buffered, waits until it is on the disk, and renames the file to its target.
+    pub fn commit(self) -> Result<(), Error> {
+        let target = self.target;
+        let io = |source: std::io::Error| Error::Io { path: target.clone(), source };
+        let temporary = self.out.into_inner().map_err(|error| io(error.into_error()))?;
+        temporary.as_file().sync_all().map_err(io)?;
+        temporary.persist(&target).map_err(|error| io(error.error))?;
+        // The rename itself is durable only once the folder is; where folders cannot be opened that must do.
+        #[cfg(unix)]
+        if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
+    }
+
+    /// The file that will be written.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Whether two paths lead to one file, through links of either kind.
+fn is_same_file(a: &Path, b: &Path) -> std::io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (a, b) = (std::fs::metadata(a)?, std::fs::metadata(b)?);
+        Ok(a.dev() == b.dev() && a.ino() == b.ino())
+    }
+    #[cfg(not(unix))]
+    Ok(a.canonicalize()? == b.canonicalize()?)
+}
