@@ -1,6 +1,7 @@
 //! What a file means: its configuration, its weights by role, its tokenizer and chat template.
 
 mod architecture;
+pub mod chat_template;
 mod config;
 mod error;
 mod inspect;
