@@ -1,1 +1,4 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
+
+pub mod pool;
+pub mod simd;
