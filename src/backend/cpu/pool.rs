@@ -70,7 +70,12 @@ struct Poisoned;
 
 impl Barrier {
     fn new(workers: usize) -> Self {
-        Self { workers, arrived: Padded::default(), generation: Padded::default(), poisoned: AtomicBool::new(false) }
+        Self {
+            workers,
+            arrived: Padded::default(),
+            generation: Padded::default(),
+            poisoned: AtomicBool::new(false),
+        }
     }
 
     /// Workers that meet here.
@@ -215,8 +220,7 @@ impl Pool {
             parked: (1..threads).map(|_| Padded::default()).collect(),
             panic: Mutex::new(None),
         });
-        let mut pool =
-            Self { shared, workers: Vec::new(), threads: Vec::new(), running: Mutex::new(()) };
+        let mut pool = Self { shared, workers: Vec::new(), threads: Vec::new(), running: Mutex::new(()) };
         for worker in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let spawned = thread::Builder::new()

@@ -223,8 +223,7 @@ impl Format for Q6K {
 /// The scales and minimums of a Q4_K or Q5_K unit: `[0..8]` scales, `[8..16]` minimums, 16 rows each.
 #[inline(always)]
 pub(super) fn six_bit<L: Lanes>(l: L, body: &[u8]) -> [[u8; 16]; 16] {
-    let (a, b, c) =
-        (l.load_bytes(at(body, 64)), l.load_bytes(at(body, 128)), l.load_bytes(at(body, 192)));
+    let (a, b, c) = (l.load_bytes(at(body, 64)), l.load_bytes(at(body, 128)), l.load_bytes(at(body, 192)));
     let parts = [
         l.and(a, 63),
         l.or(l.and(c, 15), l.and(l.shr(a, 2), 0x30)),

@@ -1,11 +1,11 @@
 //! Which implementation of the lanes runs, decided once at run time.
 
-#[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
 use super::lanes::Lanes;
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
 use super::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
 
 /// Code that is compiled once for each instruction set.
 pub trait Task {

@@ -27,11 +27,21 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod block;
+mod dot;
 mod isa;
 mod lanes;
+mod matmul;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod panel;
+mod quantize;
 mod scalar;
+mod tile;
 
 pub use isa::{Isa, Task};
 pub use lanes::Lanes;
+pub use matmul::{Epilogue, Matrix, Product, multiply};
+pub use panel::{PackError, Panels, ROWS};
+pub use quantize::{Norm, Source, quantize_tile, rms, rms_norm};
+pub use tile::{MAX_TILE, Tile, TileKind, Tiles};

@@ -29,10 +29,14 @@ pub const ROWS: usize = 16;
 #[non_exhaustive]
 pub enum PackError {
     /// There is no kernel for the type.
-    #[error("no CPU kernel for weights of type {0}; convert the model to a type that `inspect` lists a kernel for")]
+    #[error(
+        "no CPU kernel for weights of type {0}; convert the model to a type that `inspect` lists a kernel for"
+    )]
     Type(TensorType),
     /// The matrix is empty or its rows are not whole blocks.
-    #[error("a {tensor_type} matrix of {rows} rows of {cols} values cannot be packed; rows must be whole blocks of {block}")]
+    #[error(
+        "a {tensor_type} matrix of {rows} rows of {cols} values cannot be packed; rows must be whole blocks of {block}"
+    )]
     Shape {
         /// The type.
         tensor_type: TensorType,
@@ -118,42 +122,50 @@ struct Layout {
 /// The layouts; the offsets are repeated in `block`, which reads them.
 const fn layout(tensor_type: TensorType) -> Option<Layout> {
     let (body, tail, fields): (usize, usize, &'static [Field]) = match tensor_type {
-        TensorType::F32 => (64, 0, &[field(0, 4, 4, 0)]),
-        TensorType::F16 | TensorType::BF16 => (32, 0, &[field(0, 2, 2, 0)]),
-        TensorType::Q4_0 => (256, 32, &[tail(0), field(2, 16, 4, 0)]),
-        TensorType::Q4_1 => (320, 0, &[field(0, 4, 2, 0), field(4, 16, 4, 64)]),
+        TensorType::F32 => (64, 0, const { &[field(0, 4, 4, 0)] }),
+        TensorType::F16 | TensorType::BF16 => (32, 0, const { &[field(0, 2, 2, 0)] }),
+        TensorType::Q4_0 => (256, 32, const { &[tail(0), field(2, 16, 4, 0)] }),
+        TensorType::Q4_1 => (320, 0, const { &[field(0, 4, 2, 0), field(4, 16, 4, 64)] }),
         TensorType::Q5_0 => (
             320,
             32,
-            &[
-                tail(0),
-                Field { from: 2, len: 4, granule: 4, to: Some(0), change: Change::Transpose },
-                field(6, 16, 4, 64),
-            ],
+            const {
+                &[
+                    tail(0),
+                    Field { from: 2, len: 4, granule: 4, to: Some(0), change: Change::Transpose },
+                    field(6, 16, 4, 64),
+                ]
+            },
         ),
         TensorType::Q5_1 => (
             384,
             0,
-            &[
-                field(0, 4, 2, 0),
-                Field { from: 4, len: 4, granule: 4, to: Some(64), change: Change::Transpose },
-                field(8, 16, 4, 128),
-            ],
+            const {
+                &[
+                    field(0, 4, 2, 0),
+                    Field { from: 4, len: 4, granule: 4, to: Some(64), change: Change::Transpose },
+                    field(8, 16, 4, 128),
+                ]
+            },
         ),
         TensorType::Q8_0 => (
             512,
             32,
-            &[tail(0), Field { from: 2, len: 32, granule: 4, to: Some(0), change: Change::Flip }],
+            const { &[tail(0), Field { from: 2, len: 32, granule: 4, to: Some(0), change: Change::Flip }] },
         ),
-        TensorType::Q4_K => (2304, 0, &[field(0, 4, 2, 0), field(4, 12, 1, 64), field(16, 128, 4, 256)]),
+        TensorType::Q4_K => {
+            (2304, 0, const { &[field(0, 4, 2, 0), field(4, 12, 1, 64), field(16, 128, 4, 256)] })
+        }
         TensorType::Q5_K => (
             2816,
             0,
-            &[field(0, 4, 2, 0), field(4, 12, 1, 64), field(16, 32, 4, 256), field(48, 128, 4, 768)],
+            const { &[field(0, 4, 2, 0), field(4, 12, 1, 64), field(16, 32, 4, 256), field(48, 128, 4, 768)] },
         ),
-        TensorType::Q6_K => {
-            (3328, 32, &[field(192, 16, 1, 0), field(128, 64, 4, 256), field(0, 128, 4, 1280), tail(208)])
-        }
+        TensorType::Q6_K => (
+            3328,
+            32,
+            const { &[field(192, 16, 1, 0), field(128, 64, 4, 256), field(0, 128, 4, 1280), tail(208)] },
+        ),
         _ => return None,
     };
     Some(Layout { body, tail, fields })
@@ -231,7 +243,9 @@ fn interleave<const G: usize>(change: Change, from: [&[u8]; ROWS], to: &mut [u8]
 /// Takes one row's field out of a unit.
 #[inline(always)]
 fn gather<const G: usize>(change: Change, lane: usize, from: &[u8], to: &mut [u8]) {
-    for (granule, granules) in to.as_chunks_mut::<G>().0.iter_mut().zip(from.as_chunks::<G>().0.as_chunks::<ROWS>().0) {
+    for (granule, granules) in
+        to.as_chunks_mut::<G>().0.iter_mut().zip(from.as_chunks::<G>().0.as_chunks::<ROWS>().0)
+    {
         *granule = restored(change, granules[lane % ROWS]);
     }
 }
@@ -273,8 +287,8 @@ impl Panels {
             .and_then(|bytes| bytes.checked_next_multiple_of(64))
             .ok_or_else(shape)?;
         let bytes = stride.checked_mul(rows.div_ceil(ROWS)).ok_or_else(shape)?;
-        let mut memory = MmapMut::map_anon(bytes)
-            .map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
+        let mut memory =
+            MmapMut::map_anon(bytes).map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
         #[cfg(target_os = "linux")]
         {
             // Only a wish: without huge pages everything works, slower.
