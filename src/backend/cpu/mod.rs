@@ -1,6 +1,8 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
 
 mod kv_cache;
+pub mod pool;
+pub mod simd;
 mod slots;
 pub mod twin;
 
