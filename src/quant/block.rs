@@ -30,7 +30,8 @@ impl F16Bytes {
     /// Whether the value is neither NaN nor infinite.
     #[inline]
     pub fn is_finite(self) -> bool {
-        f16::from_le_bytes(self.0).is_finite()
+        const EXPONENT: u16 = 0x7c00;
+        u16::from_le_bytes(self.0) & EXPONENT != EXPONENT
     }
 }
 
