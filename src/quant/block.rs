@@ -43,6 +43,13 @@ pub(crate) trait Block: Pod {
     /// Writes the block's values; `out` has [`TensorType::block_len`] places.
     fn decode(&self, out: &mut [f32]);
 
+    /// Writes the values of several blocks; `out` has a place for each.
+    fn decode_row(blocks: &[Self], out: &mut [f32]) {
+        for (block, out) in blocks.iter().zip(out.chunks_exact_mut(Self::TYPE.block_len())) {
+            block.decode(out);
+        }
+    }
+
     /// Whether every float in the block is finite.
     fn is_finite(&self) -> bool;
 }

@@ -28,7 +28,7 @@ impl Bf16Bytes {
     /// The value as float32 (exact).
     #[inline]
     pub fn to_f32(self) -> f32 {
-        bf16::from_le_bytes(self.0).to_f32()
+        f32::from_bits(u32::from(u16::from_le_bytes(self.0)) << 16)
     }
 
     /// The bfloat16 nearest to `value`, ties to even.
@@ -45,6 +45,12 @@ impl Block for F32Bytes {
         out.fill(self.to_f32());
     }
 
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        for (value, out) in values.iter().zip(out) {
+            *out = value.to_f32();
+        }
+    }
+
     fn is_finite(&self) -> bool {
         self.to_f32().is_finite()
     }
@@ -57,6 +63,18 @@ impl Block for F16Bytes {
         out.fill(self.to_f32());
     }
 
+    /// With the processor's conversion of whole vectors, where it has one.
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        let mut aligned = [f16::ZERO; 256];
+        for (values, out) in values.chunks(256).zip(out.chunks_mut(256)) {
+            let aligned = &mut aligned[..values.len()];
+            for (aligned, value) in aligned.iter_mut().zip(values) {
+                *aligned = f16::from_le_bytes(value.0);
+            }
+            aligned.convert_to_f32_slice(out);
+        }
+    }
+
     fn is_finite(&self) -> bool {
         Self::is_finite(*self)
     }
@@ -67,6 +85,12 @@ impl Block for Bf16Bytes {
 
     fn decode(&self, out: &mut [f32]) {
         out.fill(self.to_f32());
+    }
+
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        for (value, out) in values.iter().zip(out) {
+            *out = value.to_f32();
+        }
     }
 
     fn is_finite(&self) -> bool {
