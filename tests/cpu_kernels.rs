@@ -31,8 +31,7 @@ impl Random {
 
     /// Random blocks with finite scales of sensible size, either sign.
     fn weights(&mut self, t: TensorType, rows: usize, cols: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            (0..rows * t.row_bytes(cols).unwrap()).map(|_| self.next() as u8).collect();
+        let mut bytes: Vec<u8> = (0..rows * t.row_bytes(cols).unwrap()).map(|_| self.next() as u8).collect();
         let floats: &[usize] = match t {
             TensorType::F32 | TensorType::BF16 | TensorType::F16 => &[],
             TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
@@ -248,7 +247,11 @@ fn results_do_not_depend_on_threads_or_company() {
         for token in 0..tokens {
             let x = &x[token * cols..(token + 1) * cols];
             let got = computed(isa, &one, &weights, TileKind::Q8, 1, x);
-            assert_same_bits(&got, &want[token * rows..(token + 1) * rows], &format!("{t}, token {token} alone"));
+            assert_same_bits(
+                &got,
+                &want[token * rows..(token + 1) * rows],
+                &format!("{t}, token {token} alone"),
+            );
         }
     }
 }
@@ -326,7 +329,13 @@ fn norm_bias_residual_and_gate_are_applied() {
             barrier.wait();
             let of = |i: usize, bias| Matrix { weights: &weights[i], x: &tiles, bias };
             let products = [
-                Product { matrix: of(0, Some(&bias)), epilogue: Epilogue::Store, out: &out, stride, column: 0 },
+                Product {
+                    matrix: of(0, Some(&bias)),
+                    epilogue: Epilogue::Store,
+                    out: &out,
+                    stride,
+                    column: 0,
+                },
                 Product { matrix: of(1, None), epilogue: Epilogue::Add, out: &out, stride, column: rows },
                 Product {
                     matrix: of(0, None),
@@ -367,7 +376,8 @@ fn norm_bias_residual_and_gate_are_applied() {
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
-    let types = std::env::var("SPEED_TYPES").unwrap_or_else(|_| "Q4_K,Q6_K,Q5_0,Q8_0,Q5_K,Q4_0,F16".to_owned());
+    let types =
+        std::env::var("SPEED_TYPES").unwrap_or_else(|_| "Q4_K,Q6_K,Q5_0,Q8_0,Q5_K,Q4_0,F16".to_owned());
     let mut random = Random(1);
     for isa in Isa::available().into_iter().rev() {
         if std::env::var("SPEED_ISA").is_ok_and(|name| name != isa.name()) || isa.name() == "scalar" {

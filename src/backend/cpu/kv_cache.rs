@@ -1,77 +1,31 @@
 //! Keys and values of past positions: `[layer][slot][kv_head][position][head_dim]`, as [`KvLayout`] says.
 
+use super::pool::SharedBuffer;
 use crate::plan::{KvLayout, KvType};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
-/// The cache. Pages are taken from the system as positions are written.
+/// The cache. The fast path appends to it from several threads at a time.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    layout: KvLayout,
-    keys: Storage,
-    values: Storage,
+    pub(super) layout: KvLayout,
+    pub(super) keys: Storage,
+    pub(super) values: Storage,
 }
 
 /// Values in one of the cache's types.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    F16(Vec<f16>),
-    F32(Vec<f32>),
+    F16(SharedBuffer<f16>),
+    F32(SharedBuffer<f32>),
 }
 
 impl Storage {
     fn new(kv_type: KvType, len: usize) -> Self {
         match kv_type {
-            KvType::F16 => Self::F16(bytemuck::allocation::zeroed_vec(len)),
-            KvType::F32 => Self::F32(bytemuck::allocation::zeroed_vec(len)),
+            KvType::F16 => Self::F16(SharedBuffer::new(len)),
+            KvType::F32 => Self::F32(SharedBuffer::new(len)),
         }
-    }
-
-    fn write(&mut self, at: usize, values: &[f32]) {
-        match self {
-            Self::F16(stored) => {
-                for (stored, &value) in stored[at..][..values.len()].iter_mut().zip(values) {
-                    *stored = f16::from_f32(value);
-                }
-            }
-            Self::F32(stored) => stored[at..][..values.len()].copy_from_slice(values),
-        }
-    }
-
-    fn read(&self, at: usize, values: &mut [f32]) {
-        match self {
-            Self::F16(stored) => {
-                for (stored, value) in stored[at..][..values.len()].iter().zip(values) {
-                    *value = stored.to_f32();
-                }
-            }
-            Self::F32(stored) => values.copy_from_slice(&stored[at..][..values.len()]),
-        }
-    }
-}
-
-impl KvLayout {
-    /// Values in the keys alone; `None` if that overflows.
-    pub fn len(&self) -> Option<usize> {
-        self.num_layers
-            .checked_mul(self.slots)?
-            .checked_mul(self.num_kv_heads)?
-            .checked_mul(self.context)?
-            .checked_mul(self.head_dim)
-    }
-
-    /// Bytes of keys and values together; `None` if that overflows.
-    pub fn bytes(&self) -> Option<usize> {
-        let size = match self.kv_type {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
-        self.len()?.checked_mul(2 * size)
-    }
-
-    /// Index of the first value of a head at a position.
-    pub fn at(&self, layer: usize, slot: usize, kv_head: usize, position: usize) -> usize {
-        (((layer * self.slots + slot) * self.num_kv_heads + kv_head) * self.context + position)
-            * self.head_dim
     }
 }
 
@@ -82,36 +36,32 @@ impl KvCache {
         let values = Storage::new(layout.kv_type, len);
         Self { layout, keys, values }
     }
+}
 
-    /// Stores one head's key and value, `head_dim` values each.
-    pub(crate) fn append(
-        &mut self,
-        layer: usize,
-        slot: usize,
-        kv_head: usize,
-        position: usize,
+impl KvCache {
+    /// Stores one head's key and value, `head_dim` values each, at (layer, slot, kv_head, position).
+    ///
+    /// # Safety
+    /// While this runs, nobody else reads or writes that place.
+    pub(crate) unsafe fn append(
+        &self,
+        (layer, slot, kv_head, position): (usize, usize, usize, usize),
         key: &[f32],
         value: &[f32],
     ) {
         let at = self.layout.at(layer, slot, kv_head, position);
-        self.keys.write(at, key);
-        self.values.write(at, value);
-    }
-
-    /// Reads one head's key.
-    pub(crate) fn key(&self, layer: usize, slot: usize, kv_head: usize, position: usize, key: &mut [f32]) {
-        self.keys.read(self.layout.at(layer, slot, kv_head, position), key);
-    }
-
-    /// Reads one head's value.
-    pub(crate) fn value(
-        &self,
-        layer: usize,
-        slot: usize,
-        kv_head: usize,
-        position: usize,
-        value: &mut [f32],
-    ) {
-        self.values.read(self.layout.at(layer, slot, kv_head, position), value);
+        for (storage, from) in [(&self.keys, key), (&self.values, value)] {
+            match storage {
+                Storage::F16(buffer) => {
+                    // SAFETY: the caller's obligation is the same.
+                    let to = unsafe { buffer.slice_mut(at..at + from.len()) };
+                    to.convert_from_f32_slice(from);
+                }
+                // SAFETY: as above.
+                Storage::F32(buffer) => {
+                    unsafe { buffer.slice_mut(at..at + from.len()) }.copy_from_slice(from)
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,17 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
 
+mod fast;
 mod kv_cache;
+mod phases;
 pub mod pool;
+mod probe;
 pub mod simd;
 mod slots;
 pub mod twin;
+
+pub use fast::Cpu;
+pub use probe::{Probe, physical_cores, probe};
+pub use simd::Isa;
 
 use super::Error;
 use crate::plan::KvLayout;
