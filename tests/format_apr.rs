@@ -1,5 +1,7 @@
 //! The APR reader and writer: files written by the peer's own crate, and each check on its own.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod model_files;
 
 use aprgpu::format::apr::{Apr, AprWriter, flags};

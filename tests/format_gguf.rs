@@ -1,5 +1,7 @@
 //! The GGUF reader and writer: fixtures by llama.cpp's own tools, and each check on its own.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod model_files;
 
 use aprgpu::format::gguf::{Array, Gguf, GgufWriter, Value};
@@ -12,7 +14,9 @@ fn rewrite(gguf: &Gguf) -> Vec<u8> {
     let specs: Vec<TensorSpec> = gguf.tensors().iter().map(TensorSpec::of).collect();
     let mut writer =
         GgufWriter::new(Vec::new(), Path::new("o"), gguf.version(), gguf.metadata(), &specs).unwrap();
-    gguf.tensors().iter().for_each(|tensor| writer.write(tensor.bytes()).unwrap());
+    for tensor in gguf.tensors() {
+        writer.write(tensor.bytes()).unwrap();
+    }
     writer.finish(Some(gguf.tail())).unwrap()
 }
 
@@ -190,7 +194,7 @@ fn bad_metadata_is_refused() {
     refused("k: the key appears twice", |raw| raw.entries.push(raw.entries[0].clone()));
     refused("found an empty string", |raw| raw.entries = vec![entry("", 4, &[0; 4])]);
     refused("x: expected a value type from 0 to 12, found 13", |raw| {
-        raw.entries = vec![entry("x", 13, &[0; 8])]
+        raw.entries = vec![entry("x", 13, &[0; 8])];
     });
     refused("x: expected an element type", |raw| raw.entries = vec![array("x", 13, 0, &[])]);
     refused("x: arrays of arrays", |raw| raw.entries = vec![array("x", 9, 0, &[])]);
@@ -269,7 +273,7 @@ fn an_offset_that_wraps_into_the_file_is_refused() {
 #[test]
 fn a_size_near_2_to_the_63_is_refused() {
     refused("a: its 9223372036854775776 bytes end at", |raw| {
-        raw.tensors[0] = tensor("a", &[(1 << 63) - 32], 24, 0)
+        raw.tensors[0] = tensor("a", &[(1 << 63) - 32], 24, 0);
     });
 }
 

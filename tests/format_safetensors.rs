@@ -1,5 +1,7 @@
 //! Safetensors files and Hugging Face folders.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod model_files;
 
 use aprgpu::format::huggingface::HuggingFace;
