@@ -144,6 +144,16 @@ impl Config {
         Ok(permute)
     }
 
+    /// Rows of the matrix that makes queries.
+    pub(super) fn q_rows(&self) -> usize {
+        self.num_heads as usize * self.head_dim as usize
+    }
+
+    /// Rows of each matrix that makes keys or values.
+    pub(super) fn kv_rows(&self) -> usize {
+        self.num_kv_heads as usize * self.head_dim as usize
+    }
+
     /// How many heads the rows of a tensor make, if they must be permuted.
     pub(super) fn heads_to_permute(&self, gguf_name: &str) -> Option<usize> {
         let heads = match gguf_name.rsplit('.').nth(1)? {
