@@ -1,6 +1,8 @@
 //! Tokenizers against llama.cpp and Hugging Face (`tests/golden/tokenizer`, written by
 //! `tools/make_tokenizer_goldens.py`), and against files that lie.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -49,10 +49,10 @@ impl TokenizerSpec {
     /// # Errors
     /// As [`TokenizerSpec::from_gguf`].
     pub fn from_apr(apr: &Apr) -> Result<Self, Error> {
-        if let Some(origin) = apr.gguf_origin()? {
-            if origin.metadata.get("tokenizer.ggml.tokens").is_some() {
-                return Self::from_gguf(&origin.metadata);
-            }
+        if let Some(origin) = apr.gguf_origin()?
+            && origin.metadata.get("tokenizer.ggml.tokens").is_some()
+        {
+            return Self::from_gguf(&origin.metadata);
         }
         let key = |name: &str| format!("tokenizer.{name}");
         let id = |name: &str| apr.u32(&key(&format!("{name}_token_id")));

@@ -7,74 +7,17 @@
 //! spaces in another way.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::format;
 
 use super::sentencepiece_model::SentencePieceModel;
+use super::tokenizer_json::{AddedToken, OnlyKind, TokenizerJson};
 use super::{Error, PreTokenizer, SpacePrefix, SpecialIds, TokenType, TokenizerKind, TokenizerSpec, byte_of};
 
 const FILE: &str = "tokenizer.json";
-
-/// `tokenizer.json`, as far as it matters.
-#[derive(serde::Deserialize)]
-struct TokenizerJson {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    model: BpeJson,
-}
-
-#[derive(serde::Deserialize)]
-struct BpeJson {
-    vocab: Pairs,
-    merges: Vec<Merge>,
-    #[serde(default)]
-    unk_token: Option<String>,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    ignore_merges: bool,
-    #[serde(default)]
-    continuing_subword_prefix: Option<String>,
-    #[serde(default)]
-    end_of_word_suffix: Option<String>,
-}
-
-#[derive(Clone, serde::Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    special: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    single_word: bool,
-}
-
-/// The kind of model, read before the rest: a unigram vocabulary is no map.
-#[derive(serde::Deserialize)]
-struct OnlyKind {
-    model: Kind,
-}
-
-#[derive(serde::Deserialize)]
-struct Kind {
-    #[serde(rename = "type")]
-    name: Option<String>,
-}
 
 impl TokenizerSpec {
     /// From a Hugging Face folder; it need not have weights.
@@ -456,64 +399,4 @@ fn adds(post_processor: &Value, config: &Value, spec: &TokenizerSpec) -> (bool, 
     }
     let flag = |key: &str| config[key].as_bool().unwrap_or(false);
     (flag("add_bos_token") && spec.special.bos.is_some(), flag("add_eos_token") && spec.special.eos.is_some())
-}
-
-/// A JSON object as a list, so that nothing is lost when a key is there twice.
-struct Pairs(Vec<(String, u32)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor;
-
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object from tokens to ids")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(PairsVisitor)
-    }
-}
-
-/// A merge, written `"left right"` or `["left", "right"]`.
-struct Merge(String);
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MergeVisitor;
-
-        impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = Merge;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a merge, \"left right\" or [\"left\", \"right\"]")
-            }
-
-            fn visit_str<E>(self, merge: &str) -> Result<Merge, E> {
-                Ok(Merge(merge.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Merge, A::Error> {
-                let length = |n| serde::de::Error::invalid_length(n, &"two parts");
-                let left: String = parts.next_element()?.ok_or_else(|| length(0))?;
-                let right: String = parts.next_element()?.ok_or_else(|| length(1))?;
-                match parts.next_element::<serde::de::IgnoredAny>()? {
-                    None => Ok(Merge(format!("{left} {right}"))),
-                    Some(_) => Err(length(3)),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(MergeVisitor)
-    }
 }
