@@ -1,6 +1,8 @@
 //! Chat templates against what transformers renders (`tests/golden/chat_template`, written by
 //! `tools/make_chat_goldens.py`), and the errors of templates that cannot be used.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use aprgpu::model::chat_template::{ChatTemplate, Error, TemplateOrigin};

@@ -7,6 +7,7 @@
 mod environment;
 mod error;
 mod python;
+pub mod source;
 
 use std::io;
 
