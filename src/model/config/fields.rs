@@ -88,7 +88,8 @@ pub(super) struct Fields {
     pub(super) rope_fraction: Option<f64>,
     pub(super) rope_pairing: Stated<RopePairing>,
     pub(super) default_rope_pairing: (RopePairing, &'static str),
-    pub(super) scaling_key: String,
+    /// What comes before the names of the scaling's parameters, for messages.
+    pub(super) scaling_prefix: String,
     pub(super) scaling: StatedScaling,
     pub(super) sliding_window: Stated<usize>,
     pub(super) tie: StatedTie,
@@ -132,7 +133,7 @@ impl Fields {
             b.float(&self.rope_theta, self.default_rope_theta, "what the format's own readers assume")?;
         let dim = b.rope_dim(&self.rope_dim, self.rope_fraction, head_dim)?;
         let pairing = b.pairing(&self.rope_pairing, self.default_rope_pairing);
-        let scaling = b.scaling(&self.scaling_key, self.scaling, theta, dim, context_length)?;
+        let scaling = b.scaling(&self.scaling_prefix, self.scaling, theta, dim, context_length)?;
         let sliding_window = match self.sliding_window.value {
             None | Some(0) => None,
             Some(_) => Some(b.size(&self.sliding_window)?),
@@ -335,7 +336,7 @@ impl Builder<'_> {
 
     fn scaling(
         &mut self,
-        key: &str,
+        prefix: &str,
         stated: StatedScaling,
         theta: f32,
         dim: usize,
@@ -343,7 +344,10 @@ impl Builder<'_> {
     ) -> Result<RopeScaling, Error> {
         let positive = |what: &str, value: f32| match value.is_finite() && value > 0.0 {
             true => Ok(value),
-            false => Err(self.invalid(key, format!("{what}: expected a positive number, found {value}"))),
+            false => {
+                let key = format!("{prefix}{what}");
+                Err(self.invalid(&key, format!("expected a positive number, found {value}")))
+            }
         };
         let stored = self.table.rope_freqs()?;
         if let Some(factors) = &stored {
@@ -357,7 +361,8 @@ impl Builder<'_> {
             }
         }
         let both = |what: &str| {
-            Err(Error::unsupported(self.path, key, format!("{what} scaling together with rope_freqs.weight")))
+            let name = Role::RopeFreqs.gguf_name(None);
+            Err(Error::unsupported(self.path, name, format!("together with {what} scaling")))
         };
         match (stated, stored) {
             (StatedScaling::None, None) => Ok(RopeScaling::None),
@@ -375,9 +380,15 @@ impl Builder<'_> {
                 positive("factor", llama3.factor)?;
                 positive("low_freq_factor", llama3.low_freq_factor)?;
                 positive("high_freq_factor", llama3.high_freq_factor)?;
-                self.checked(key, llama3.original_context_length)?;
+                let original = format!("{prefix}original_max_position_embeddings");
+                self.checked(&original, llama3.original_context_length)?;
                 if llama3.high_freq_factor <= llama3.low_freq_factor {
-                    return Err(self.invalid(key, "high_freq_factor must be greater than low_freq_factor"));
+                    let key = format!("{prefix}high_freq_factor");
+                    let what = format!(
+                        "expected more than low_freq_factor {}, found {}",
+                        llama3.low_freq_factor, llama3.high_freq_factor
+                    );
+                    return Err(self.invalid(&key, what));
                 }
                 Ok(RopeScaling::Factors(llama3.factors(theta, dim)))
             }
@@ -396,7 +407,7 @@ impl Builder<'_> {
                         (scale(mscale) / scale(all_dim)) as f32
                     }
                 };
-                let attention_factor = positive("attention factor", attention_factor)?;
+                let attention_factor = positive("attention_factor", attention_factor)?;
                 let original_context_length = match original_context_length.value {
                     Some(value) => self.checked(&original_context_length.key, value)?,
                     None => {
@@ -404,17 +415,17 @@ impl Builder<'_> {
                         context_length
                     }
                 };
-                let beta_fast = self.float(&beta_fast, Some(32.0), "YaRN's own value")?;
-                let beta_slow = self.float(&beta_slow, Some(1.0), "YaRN's own value")?;
-                if beta_fast <= beta_slow {
-                    let what = format!("beta_fast {beta_fast} must be greater than beta_slow {beta_slow}");
-                    return Err(self.invalid(key, what));
+                let fast = self.float(&beta_fast, Some(32.0), "YaRN's own value")?;
+                let slow = self.float(&beta_slow, Some(1.0), "YaRN's own value")?;
+                if fast <= slow {
+                    let what = format!("expected more than {} {slow}, found {fast}", beta_slow.key);
+                    return Err(self.invalid(&beta_fast.key, what));
                 }
                 Ok(RopeScaling::Yarn {
                     factor,
                     original_context_length,
-                    beta_fast,
-                    beta_slow,
+                    beta_fast: fast,
+                    beta_slow: slow,
                     attention_factor,
                 })
             }

@@ -80,7 +80,7 @@ pub(super) fn fields(metadata: &Metadata) -> Result<Fields, Error> {
         rope_fraction: None,
         rope_pairing: Stated::new("", None),
         default_rope_pairing: (row.rope_pairing, "the architecture's order"),
-        scaling_key: keys.key("rope.scaling.type"),
+        scaling_prefix: keys.key("rope.scaling."),
         scaling: keys.scaling()?,
         sliding_window: keys.window()?,
         tie: StatedTie::Absence,
