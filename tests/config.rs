@@ -1,5 +1,7 @@
 //! The configuration is the same whichever format states it, and no format loses a field.
 
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod tiny;
 
 use aprgpu::format::apr::{Apr, GgufOrigin};

@@ -1,8 +1,11 @@
 //! Weights are found by role under every name, in the order of rows that goes with the configuration, and nothing that
 //! does not fit is taken.
 
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod tiny;
 
+use aprgpu::convert::{Options, gguf_to_apr};
 use aprgpu::model::{Error, Inspection, Model, Role, RopePairing, Weights, kernel_name};
 use aprgpu::quant::{TensorType, decode_row};
 use serde_json::json;
@@ -142,6 +145,38 @@ fn every_fixture_loads() {
         }
     }
     assert!(count >= 20, "{count}");
+}
+
+#[test]
+fn conversion_keeps_configuration_and_rows() {
+    let Some(fixtures) = fixtures() else { return };
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("converted.apr");
+    for file in [
+        "coder/coder-Q4_K_M",
+        "coder/coder-F16",
+        "coder/coder-Q5_0",
+        "qwen2-896/qwen2-896-Q4_K_M",
+        "qwen2-yarn/qwen2-yarn-Q4_K_M",
+        "qwen3/qwen3-Q4_K_M",
+        "llama-gqa/llama-gqa-Q4_K_M",
+        "llama-spm/llama-spm-Q5_K_S",
+    ] {
+        let original = fixtures.join(file).with_extension("gguf");
+        let gguf = open(&original);
+        for compat in [false, true] {
+            let _ = std::fs::remove_file(&path);
+            let options = Options { compat, ..Options::default() };
+            gguf_to_apr(&original, &path, &options, &mut |_| {}).unwrap();
+            let apr = open(&path);
+            assert_eq!(apr.config, gguf.config, "{file}");
+            assert_eq!(apr.warnings, [] as [&str; 0], "{file}");
+            if !compat {
+                assert_same(&gguf.weights, &apr.weights);
+                assert_eq!(apr.weights.notes(), []);
+            }
+        }
+    }
 }
 
 /// Replaces the tensors named `names` by one with their rows below each other.
