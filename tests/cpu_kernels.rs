@@ -31,8 +31,7 @@ impl Random {
 
     /// Random blocks with finite scales of sensible size, either sign.
     fn weights(&mut self, t: TensorType, rows: usize, cols: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            (0..rows * t.row_bytes(cols).unwrap()).map(|_| self.next() as u8).collect();
+        let mut bytes: Vec<u8> = (0..rows * t.row_bytes(cols).unwrap()).map(|_| self.next() as u8).collect();
         let floats: &[usize] = match t {
             TensorType::F32 | TensorType::BF16 | TensorType::F16 => &[],
             TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
@@ -248,7 +247,11 @@ fn results_do_not_depend_on_threads_or_company() {
         for token in 0..tokens {
             let x = &x[token * cols..(token + 1) * cols];
             let got = computed(isa, &one, &weights, TileKind::Q8, 1, x);
-            assert_same_bits(&got, &want[token * rows..(token + 1) * rows], &format!("{t}, token {token} alone"));
+            assert_same_bits(
+                &got,
+                &want[token * rows..(token + 1) * rows],
+                &format!("{t}, token {token} alone"),
+            );
         }
     }
 }
@@ -326,7 +329,13 @@ fn norm_bias_residual_and_gate_are_applied() {
             barrier.wait();
             let of = |i: usize, bias| Matrix { weights: &weights[i], x: &tiles, bias };
             let products = [
-                Product { matrix: of(0, Some(&bias)), epilogue: Epilogue::Store, out: &out, stride, column: 0 },
+                Product {
+                    matrix: of(0, Some(&bias)),
+                    epilogue: Epilogue::Store,
+                    out: &out,
+                    stride,
+                    column: 0,
+                },
                 Product { matrix: of(1, None), epilogue: Epilogue::Add, out: &out, stride, column: rows },
                 Product {
                     matrix: of(0, None),
@@ -367,7 +376,13 @@ fn norm_bias_residual_and_gate_are_applied() {
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
-    let types = std::env::var("SPEED_TYPES").unwrap_or_else(|_| "Q4_K,Q6_K,Q5_0,Q8_0,Q5_K,Q4_0,F16".to_owned());
+    let activations = match std::env::var("SPEED_ACTIVATIONS").as_deref() {
+        Ok("f32") => Activations::F32,
+        Ok("q8_k") => Activations::Q8K,
+        _ => Activations::Q8,
+    };
+    let types =
+        std::env::var("SPEED_TYPES").unwrap_or_else(|_| "Q4_K,Q6_K,Q5_0,Q8_0,Q5_K,Q4_0,F16".to_owned());
     let mut random = Random(1);
     for isa in Isa::available().into_iter().rev() {
         if std::env::var("SPEED_ISA").is_ok_and(|name| name != isa.name()) || isa.name() == "scalar" {
@@ -375,7 +390,8 @@ fn speed() {
         }
         for name in types.split(',') {
             let t = TensorType::from_name(name).unwrap();
-            let (rows, cols) = (8960 * 12, 1536);
+            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 12, |rows| rows.parse().unwrap());
+            let cols = 1536;
             let one = random.weights(t, 64, cols);
             let row_bytes = t.row_bytes(cols).unwrap();
             for threads in [1, 2] {
@@ -384,11 +400,11 @@ fn speed() {
                 let row = |r: usize| &one[r % 64 * row_bytes..(r % 64 + 1) * row_bytes];
                 let weights = Panels::pack(t, rows, cols, row, &pool).unwrap();
                 let packed = weights.bytes() as f64 / start.elapsed().as_secs_f64() / 1e9;
-                let kind = TileKind::of(Activations::Q8, t);
+                let kind = TileKind::of(activations, t);
                 let mut line = format!("{} {t} {threads} threads: pack {packed:.1} GB/s;", isa.name());
-                for tokens in [1, 4, 8, 64, 256] {
-                    let rows_used = if tokens < 64 { rows } else { 8960 };
-                    let small = (tokens >= 64).then(|| Panels::pack(t, 8960, cols, row, &pool).unwrap());
+                for tokens in [1, 2, 4, 8, 16, 64, 256] {
+                    let rows_used = if tokens < 64 { rows } else { rows.min(8960) };
+                    let small = (tokens >= 64).then(|| Panels::pack(t, rows_used, cols, row, &pool).unwrap());
                     let weights = small.as_ref().unwrap_or(&weights);
                     let x = random.floats(tokens * cols);
                     let tiles = Tiles::new(kind, cols, tokens);
@@ -399,7 +415,7 @@ fn speed() {
                         unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, index), source, None) };
                     }
                     let mut best = f64::MAX;
-                    for _ in 0..8 {
+                    for _ in 0..20 {
                         let start = std::time::Instant::now();
                         pool.run(|worker, barrier| {
                             let matrix = Matrix { weights, x: &tiles, bias: None };
