@@ -111,9 +111,9 @@ fn specified(t: TensorType, kind: TileKind, rows: usize, cols: usize, bytes: &[u
 /// One product through the kernels: `[tokens, rows]`, and what lies behind it in the buffer.
 fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usize, x: &[f32]) -> Vec<f32> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    let tiles = Tiles::new(kind, cols, tokens);
+    let tiles = Tiles::new(kind, cols, tokens).unwrap();
     let stride = rows + 3;
-    let mut out = SharedBuffer::new(tokens * stride + 100);
+    let mut out = SharedBuffer::new(tokens * stride + 100).unwrap();
     out.as_mut().fill(-77.0);
     let source = Source { x, stride: cols, rows: None };
     pool.run(|worker, barrier| {
@@ -314,9 +314,9 @@ fn norm_bias_residual_and_gate_are_applied() {
     let weights = bytes.each_ref().map(|bytes| pack(t, rows, cols, bytes, &pool));
     let mut first_gated = Vec::new();
     for isa in instruction_sets() {
-        let tiles = Tiles::new(TileKind::Q8, cols, tokens);
+        let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
         let stride = 3 * rows;
-        let mut out = SharedBuffer::new(tokens * stride);
+        let mut out = SharedBuffer::new(tokens * stride).unwrap();
         for (out, before) in out.as_mut().chunks_mut(stride).zip(before.chunks(rows)) {
             out[rows..2 * rows].copy_from_slice(before);
         }
@@ -407,8 +407,8 @@ fn speed() {
                     let small = (tokens >= 64).then(|| Panels::pack(t, rows_used, cols, row, &pool).unwrap());
                     let weights = small.as_ref().unwrap_or(&weights);
                     let x = random.floats(tokens * cols);
-                    let tiles = Tiles::new(kind, cols, tokens);
-                    let out = SharedBuffer::new(tokens * rows_used);
+                    let tiles = Tiles::new(kind, cols, tokens).unwrap();
+                    let out = SharedBuffer::new(tokens * rows_used).unwrap();
                     let source = Source { x: &x, stride: cols, rows: None };
                     for index in 0..Tile::count(isa, tokens) {
                         // SAFETY: no workers run.

@@ -23,6 +23,7 @@
 //! `unsafe` is confined to the intrinsics, to the one call per instruction set in [`Isa::run`] and to the pool's
 //! shared buffers.
 
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +40,7 @@ mod quantize;
 mod scalar;
 mod tile;
 
+pub use attention::{Attention, AttentionScratch, KvCache, MAX_HEAD_DIM, SPLIT, attend};
 pub use isa::{Isa, Task};
 pub use lanes::Lanes;
 pub use matmul::{Epilogue, Matrix, Product, multiply};
