@@ -111,9 +111,9 @@ fn specified(t: TensorType, kind: TileKind, rows: usize, cols: usize, bytes: &[u
 /// One product through the kernels: `[tokens, rows]`, and what lies behind it in the buffer.
 fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usize, x: &[f32]) -> Vec<f32> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    let tiles = Tiles::new(kind, cols, tokens);
+    let tiles = Tiles::new(kind, cols, tokens).unwrap();
     let stride = rows + 3;
-    let mut out = SharedBuffer::new(tokens * stride + 100);
+    let mut out = SharedBuffer::new(tokens * stride + 100).unwrap();
     out.as_mut().fill(-77.0);
     let source = Source { x, stride: cols, rows: None };
     pool.run(|worker, barrier| {
@@ -314,9 +314,9 @@ fn norm_bias_residual_and_gate_are_applied() {
     let weights = bytes.each_ref().map(|bytes| pack(t, rows, cols, bytes, &pool));
     let mut first_gated = Vec::new();
     for isa in instruction_sets() {
-        let tiles = Tiles::new(TileKind::Q8, cols, tokens);
+        let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
         let stride = 3 * rows;
-        let mut out = SharedBuffer::new(tokens * stride);
+        let mut out = SharedBuffer::new(tokens * stride).unwrap();
         for (out, before) in out.as_mut().chunks_mut(stride).zip(before.chunks(rows)) {
             out[rows..2 * rows].copy_from_slice(before);
         }
@@ -376,6 +376,11 @@ fn norm_bias_residual_and_gate_are_applied() {
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
+    let activations = match std::env::var("SPEED_ACTIVATIONS").as_deref() {
+        Ok("f32") => Activations::F32,
+        Ok("q8_k") => Activations::Q8K,
+        _ => Activations::Q8,
+    };
     let types =
         std::env::var("SPEED_TYPES").unwrap_or_else(|_| "Q4_K,Q6_K,Q5_0,Q8_0,Q5_K,Q4_0,F16".to_owned());
     let mut random = Random(1);
@@ -385,7 +390,8 @@ fn speed() {
         }
         for name in types.split(',') {
             let t = TensorType::from_name(name).unwrap();
-            let (rows, cols) = (8960 * 12, 1536);
+            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 12, |rows| rows.parse().unwrap());
+            let cols = 1536;
             let one = random.weights(t, 64, cols);
             let row_bytes = t.row_bytes(cols).unwrap();
             for threads in [1, 2] {
@@ -394,22 +400,22 @@ fn speed() {
                 let row = |r: usize| &one[r % 64 * row_bytes..(r % 64 + 1) * row_bytes];
                 let weights = Panels::pack(t, rows, cols, row, &pool).unwrap();
                 let packed = weights.bytes() as f64 / start.elapsed().as_secs_f64() / 1e9;
-                let kind = TileKind::of(Activations::Q8, t);
+                let kind = TileKind::of(activations, t);
                 let mut line = format!("{} {t} {threads} threads: pack {packed:.1} GB/s;", isa.name());
-                for tokens in [1, 4, 8, 64, 256] {
-                    let rows_used = if tokens < 64 { rows } else { 8960 };
-                    let small = (tokens >= 64).then(|| Panels::pack(t, 8960, cols, row, &pool).unwrap());
+                for tokens in [1, 2, 4, 8, 16, 64, 256] {
+                    let rows_used = if tokens < 64 { rows } else { rows.min(8960) };
+                    let small = (tokens >= 64).then(|| Panels::pack(t, rows_used, cols, row, &pool).unwrap());
                     let weights = small.as_ref().unwrap_or(&weights);
                     let x = random.floats(tokens * cols);
-                    let tiles = Tiles::new(kind, cols, tokens);
-                    let out = SharedBuffer::new(tokens * rows_used);
+                    let tiles = Tiles::new(kind, cols, tokens).unwrap();
+                    let out = SharedBuffer::new(tokens * rows_used).unwrap();
                     let source = Source { x: &x, stride: cols, rows: None };
                     for index in 0..Tile::count(isa, tokens) {
                         // SAFETY: no workers run.
                         unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, index), source, None) };
                     }
                     let mut best = f64::MAX;
-                    for _ in 0..8 {
+                    for _ in 0..20 {
                         let start = std::time::Instant::now();
                         pool.run(|worker, barrier| {
                             let matrix = Matrix { weights, x: &tiles, bias: None };

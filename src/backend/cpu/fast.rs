@@ -1,12 +1,11 @@
 //! The fast CPU backend: weights in panels, activations in tiles, one closure per pass that every thread runs from the
 //! first phase to the last.
 
-use super::kv_cache::KvCache;
 use super::phases::{Buffers, Pass, Weights};
 use super::pool::{Pool, PoolError, SharedBuffer};
-use super::simd::{Isa, Panels};
+use super::simd::{Isa, KvCache, Panels};
 use super::slots::{Slots, advance, buffer_len, check_rows};
-use super::{cache_len, physical_cores};
+use super::{physical_cores, probe};
 use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
 use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, WeightId, WeightSource};
 use crate::quant;
@@ -51,9 +50,8 @@ impl Cpu {
         isa: Option<Isa>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, Error> {
-        let pool = Pool::new(threads.unwrap_or_else(physical_cores))
-            .map_err(|error| Error::Unavailable { backend: "cpu", reason: error.to_string() })?;
-        let len = cache_len(&kv_layout)?;
+        let pool = Pool::new(threads.unwrap_or_else(physical_cores)).map_err(failed)?;
+        let kv_cache = KvCache::new(kv_layout.clone()).map_err(failed)?;
         let mut weights =
             Weights { list: decoder.weights().to_vec(), panels: vec![], vectors: vec![], source };
         let total: u64 = decoder.weights().iter().map(|weight| weight.bytes()).sum();
@@ -86,7 +84,7 @@ impl Cpu {
             isa: isa.unwrap_or_else(Isa::detect),
             weights,
             rope,
-            kv_cache: KvCache::new(kv_layout.clone(), len),
+            kv_cache,
             slots: Slots::new(kv_layout.slots),
             kv_layout,
             graphs: Vec::new(),
@@ -107,7 +105,6 @@ impl Cpu {
         let asked: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].logits).collect();
         let (isa, weights, rope, kv_cache) = (self.isa, &self.weights, &self.rope, &self.kv_cache);
         let pass = Pass { isa, plan, weights, rope, kv_cache, buffers, rows, asked: &asked };
-        let failed = |error: PoolError| Error::Misuse(error.to_string());
         pass.run(&self.pool, steps).map_err(failed)?;
         self.counters.submits += 1;
         self.counters.launches += steps.len() as u64;
@@ -136,6 +133,18 @@ impl Cpu {
     }
 }
 
+fn failed(error: PoolError) -> Error {
+    match error {
+        PoolError::Memory { bytes, .. } => Error::OutOfMemory {
+            what: "cache, activations or weights".to_owned(),
+            needed: bytes as u64,
+            available: probe().memory_bytes.unwrap_or(0),
+            advice: "use a smaller --ctx, fewer sequences or a smaller model".to_owned(),
+        },
+        other => Error::Unavailable { backend: "cpu", reason: other.to_string() },
+    }
+}
+
 fn missing(id: GraphId) -> Error {
     Error::Misuse(format!("graph {} was never compiled", id.0))
 }
@@ -152,7 +161,7 @@ impl Backend for Cpu {
     }
 
     fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error> {
-        let buffers = Buffers::new(plan);
+        let buffers = Buffers::new(plan, self.kv_layout.context, self.pool.threads()).map_err(failed)?;
         self.graphs.push(Graph { plan: plan.clone(), buffers, rows: vec![], last: vec![], sampled: vec![] });
         Ok(GraphId(self.graphs.len() as u32 - 1))
     }

@@ -1,7 +1,6 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
 
 mod fast;
-mod kv_cache;
 mod phases;
 pub mod pool;
 mod probe;

@@ -4,10 +4,11 @@
 //! many matrices read them. Between two barriers every place of a buffer has one writer and no reader but it, or only
 //! readers: that is the safety argument of every `unsafe` block here, and each names its partition.
 
-use super::kv_cache::KvCache;
 use super::pool::{Barrier, Pool, PoolError, SharedBuffer, share};
-use super::simd::{Epilogue, Isa, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles};
-use super::simd::{attention, multiply, quantize_tile, rms_norm};
+use super::simd::{
+    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles,
+    attend, multiply, quantize_tile, rms_norm,
+};
 use super::slots::check_finite;
 use crate::backend::Error;
 use crate::plan::{
@@ -54,10 +55,12 @@ pub(super) struct Buffers {
     value: SharedBuffer<f32>,
     /// Quantized inputs, one per kind and width that the plan's products ask for.
     tiles: Vec<Tiles>,
+    scratch: AttentionScratch,
 }
 
 impl Buffers {
-    pub(super) fn new(plan: &Plan) -> Self {
+    /// Memory for runs of the plan over a cache of `context` positions, by `threads` threads.
+    pub(super) fn new(plan: &Plan, context: usize, threads: usize) -> Result<Self, PoolError> {
         let kv_width = plan.shape.num_kv_heads * plan.shape.head_dim;
         let mut tiles: Vec<Tiles> = Vec::new();
         for id in plan
@@ -69,15 +72,17 @@ impl Buffers {
             let weight = &plan.weights[id.0 as usize];
             let kind = TileKind::of(plan.numerics.activations, weight.tensor_type);
             if !weight.is_vector() && !tiles.iter().any(|t| (t.kind(), t.cols()) == (kind, weight.cols)) {
-                tiles.push(Tiles::new(kind, weight.cols, plan.rows));
+                tiles.push(Tiles::new(kind, weight.cols, plan.rows)?);
             }
         }
-        Self {
-            activations: plan.buffers.iter().map(|b| SharedBuffer::new(b.rows * b.width)).collect(),
-            key: SharedBuffer::new(plan.rows * kv_width),
-            value: SharedBuffer::new(plan.rows * kv_width),
+        let activations = plan.buffers.iter().map(|buffer| SharedBuffer::new(buffer.rows * buffer.width));
+        Ok(Self {
+            activations: activations.collect::<Result<_, _>>()?,
+            key: SharedBuffer::new(plan.rows * kv_width)?,
+            value: SharedBuffer::new(plan.rows * kv_width)?,
             tiles,
-        }
+            scratch: AttentionScratch::new(&plan.shape, context, plan.rows, threads)?,
+        })
     }
 }
 
@@ -243,9 +248,9 @@ impl<'a> Pass<'a> {
             if head >= shape.num_heads {
                 // SAFETY: values were written before the last barrier and are only read in this phase.
                 let value = unsafe { self.buffers.value.slice(at..at + head_dim) };
-                let place = (layer, row.slot as usize, h, row.position as usize);
+                let place = (row.slot as usize, h, row.position as usize);
                 // SAFETY: rows of a run have places of their own in the cache, and each is one item's.
-                unsafe { self.kv_cache.append(place, values, value) };
+                unsafe { self.kv_cache.store(self.isa, layer, place, values, value) };
             }
         }
         worker.barrier.wait();
@@ -255,21 +260,18 @@ impl<'a> Pass<'a> {
         let width = self.width(Plan::QUERY);
         // SAFETY: queries were written before the last barrier and are only read in this phase.
         let query = unsafe { self.activation(Plan::QUERY).slice(0..self.rows.len() * width) };
-        let out = self.activation(Plan::ATTENTION);
-        // SAFETY: keys and values were appended before the last barrier; the kernel divides `out` among the workers.
-        unsafe {
-            attention(
-                self.isa,
-                &self.plan.shape,
-                self.rows,
-                query,
-                self.kv_cache,
-                layer,
-                out,
-                worker.index,
-                worker.count,
-            )
+        let attention = Attention {
+            shape: &self.plan.shape,
+            cache: self.kv_cache,
+            layer,
+            rows: self.rows,
+            query,
+            out: self.activation(Plan::ATTENTION),
+            scratch: &self.buffers.scratch,
         };
+        // SAFETY: keys and values were stored before the last barrier; the kernel divides the output among the workers,
+        // who all call it, and nobody else touches it or the scratch memory before the next barrier.
+        unsafe { attend(self.isa, &attention, worker.index, worker.barrier) };
         worker.barrier.wait();
     }
 

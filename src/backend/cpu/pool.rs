@@ -10,12 +10,14 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
+
+use memmap2::MmapMut;
 
 /// Rounds that a thread spins at a barrier before it starts to yield.
 const SPINS_AT_BARRIER: u32 = 20_000;
@@ -39,6 +41,14 @@ pub enum PoolError {
     /// The pool was asked to run from within a run, or by two threads at a time.
     #[error("the pool is already running; a run cannot start another")]
     Busy,
+    /// The operating system gave no memory for a buffer.
+    #[error("cannot map {bytes} bytes: {reason}; ask for a shorter context or a smaller batch")]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The system's words.
+        reason: String,
+    },
     /// The operating system gave no thread.
     #[error("cannot start worker {worker}: {reason}; ask for fewer threads")]
     Spawn {
@@ -307,18 +317,19 @@ pub const fn share(items: usize, worker: usize, workers: usize) -> Range<usize> 
     start..start + each + (worker < rest) as usize
 }
 
-/// One cache line, so that buffers are aligned for the widest vectors.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
-
-/// A buffer that the workers of a run write in disjoint ranges, aligned to 64 bytes and zeroed at first.
+/// A buffer that the workers of a run write in disjoint ranges: zeroed at first, aligned to a page.
+///
+/// It is mapped anonymously, so memory that is never touched (the far end of a KV cache) is never taken.
 pub struct SharedBuffer<T> {
-    lines: Box<[UnsafeCell<Line>]>,
+    /// Start of `memory`, which is accessed through this pointer only.
+    start: NonNull<T>,
     len: usize,
-    of: PhantomData<T>,
+    /// Owns the memory.
+    _memory: MmapMut,
 }
 
+// SAFETY: the buffer owns its memory, as a `Vec` does.
+unsafe impl<T: bytemuck::Pod + Send> Send for SharedBuffer<T> {}
 // SAFETY: all access to the contents from a shared reference goes through unsafe methods whose callers promise that
 // ranges written by one thread are not accessed by another at the same time.
 unsafe impl<T: bytemuck::Pod + Send> Sync for SharedBuffer<T> {}
@@ -331,9 +342,17 @@ impl<T> std::fmt::Debug for SharedBuffer<T> {
 
 impl<T: bytemuck::Pod> SharedBuffer<T> {
     /// A buffer of `len` zeroes.
-    pub fn new(len: usize) -> Self {
-        let lines = len.saturating_mul(size_of::<T>()).div_ceil(64);
-        Self { lines: (0..lines).map(|_| UnsafeCell::new(Line([0; 64]))).collect(), len, of: PhantomData }
+    ///
+    /// # Errors
+    /// [`PoolError::Memory`] if the system has no room for it.
+    pub fn new(len: usize) -> Result<Self, PoolError> {
+        let error = |bytes, reason| PoolError::Memory { bytes, reason };
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| isize::try_from(bytes).is_ok());
+        let bytes = bytes.ok_or_else(|| error(usize::MAX, "more than the address space".to_owned()))?;
+        let mut memory = MmapMut::map_anon(bytes).map_err(|e| error(bytes, e.to_string()))?;
+        let start = NonNull::new(memory.as_mut_ptr().cast::<T>());
+        let start = start.ok_or_else(|| error(bytes, "the mapping has no address".to_owned()))?;
+        Ok(Self { start, len, _memory: memory })
     }
 
     /// Values in the buffer.
@@ -366,9 +385,9 @@ impl<T: bytemuck::Pod> SharedBuffer<T> {
     /// thread or be separated by a [`Barrier::wait`].
     pub unsafe fn slice(&self, range: Range<usize>) -> &[T] {
         let range = self.clamp(range);
-        let start = self.lines.as_ptr().cast::<T>();
-        // SAFETY: the range lies within the allocation, whose alignment of 64 suffices for every `T`, all bytes are
-        // initialised and valid for a `Pod` type; the caller rules out concurrent writes.
+        let start = self.start.as_ptr();
+        // SAFETY: the range lies within the mapping, whose alignment of a page suffices for every `T`; its bytes are
+        // zeroes at first and valid for a `Pod` type whatever they are; the caller rules out concurrent writes.
         unsafe { std::slice::from_raw_parts(start.add(range.start), range.len()) }
     }
 
@@ -380,8 +399,8 @@ impl<T: bytemuck::Pod> SharedBuffer<T> {
     #[expect(clippy::mut_from_ref, reason = "the point of the type; the obligations are the caller's")]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
         let range = self.clamp(range);
-        let start = self.lines.as_ptr().cast::<T>().cast_mut();
-        // SAFETY: as in `slice`, and the cells allow writing; the caller rules out every other access to the range.
+        let start = self.start.as_ptr();
+        // SAFETY: as in `slice`, and the mapping is writable; the caller rules out every other access to the range.
         unsafe { std::slice::from_raw_parts_mut(start.add(range.start), range.len()) }
     }
 }
@@ -394,7 +413,7 @@ mod tests {
     fn workers_see_what_others_wrote_before_the_barrier() {
         for threads in [1, 2, 3, 5] {
             let pool = Pool::new(threads).unwrap();
-            let buffer = SharedBuffer::<u32>::new(threads);
+            let buffer = SharedBuffer::<u32>::new(threads).unwrap();
             for round in 1..200 {
                 pool.run(|worker, barrier| {
                     // SAFETY: each worker writes its own element; the barrier separates writing from reading.
@@ -471,7 +490,8 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_off_at_the_end() {
-        let mut buffer = SharedBuffer::<f32>::new(5);
+        let mut buffer = SharedBuffer::<f32>::new(5).unwrap();
+        assert!(SharedBuffer::<f32>::new(usize::MAX / 2).is_err() && SharedBuffer::<f32>::new(0).is_ok());
         assert_eq!(buffer.as_mut().len(), 5);
         // SAFETY: nothing else accesses the buffer.
         assert_eq!(unsafe { buffer.slice(3..100) }.len(), 2);

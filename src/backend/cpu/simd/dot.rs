@@ -18,19 +18,9 @@ use super::panel::{Panels, ROWS};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, TileKind, WORDS};
 use crate::quant::TensorType;
 
-/// How far ahead of the loads the cache is asked for weights, in bytes.
-const PREFETCH: usize = 4096;
-
-/// Repeats the code for each of the eight blocks of a super-block, `$s` a constant in each: shifts and offsets that depend
-/// on it are then immediate, which a loop of this size would not get from the compiler.
-macro_rules! for_each_block {
-    ($s:ident => $code:block) => {{
-        for_each_block!(@ $s $code 0 1 2 3 4 5 6 7)
-    }};
-    (@ $s:ident $code:block $($i:literal)*) => {
-        { $({ let $s: usize = $i; $code })* }
-    };
-}
+/// How far ahead of the loads the cache is asked for weights, in bytes. Measured on Zen 5 with matrices in memory, one
+/// thread, Q4_K: 1 KiB 26 GB/s, 2 KiB 33, 4 KiB 35, 8 KiB 41, 16 KiB 40 (and without any 28).
+const PREFETCH: usize = 8192;
 
 /// Sums of a tile: `[token][row]`.
 pub(super) type Sums = [[f32; ROWS]];
@@ -141,6 +131,15 @@ fn float(word: i32) -> f32 {
     f32::from_bits(word.cast_unsigned())
 }
 
+/// Asks for what will be read `PREFETCH` bytes after block `s` of a unit; a part at a time, since a burst of requests
+/// stalls on the line fill buffers.
+#[inline(always)]
+fn prefetch_part<L: Lanes, W: Format>(l: L, body: &[u8], s: usize) {
+    let lines = W::BODY / 64;
+    for line in s * lines / W::BLOCKS..(s + 1) * lines / W::BLOCKS {
+        l.prefetch(body, PREFETCH + 64 * line);
+    }
+}
 /// Quantized weights, a scale of the activations per 32 columns.
 struct Blocks<'a, W, const T: usize>(Args<'a>, PhantomData<W>);
 
@@ -154,10 +153,8 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
         let mut acc = [l.splat(0.0); T];
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
             let Some(body) = self.0.bytes.get(u * W::BODY..(u + 1) * W::BODY) else { break };
-            if T == 1 {
-                for line in 0..W::BODY / 64 {
-                    l.prefetch(body, PREFETCH + 64 * line);
-                }
+            if W::BLOCKS == 1 {
+                prefetch_part::<L, W>(l, body, 0);
             }
             let tail = tails + u * W::TAIL;
             match W::SCALES {
@@ -173,21 +170,23 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
                     let (d, dmin) = (l.load_f16(at(body, 0)), l.load_f16(at(body, 32)));
                     let dmin = l.sub(l.splat(0.0), dmin);
                     let small = six_bit(l, body);
-                    for_each_block!(s => {
+                    for s in 0..W::BLOCKS {
+                        prefetch_part::<L, W>(l, body, s);
                         let scale = l.mul(d, l.to_f(l.widen_u8(&small[s])));
                         let minimum = l.mul(dmin, l.to_f(l.widen_u8(&small[8 + s])));
                         let w = W::integers(l, body, s);
                         scaled_block::<L, W, T>(l, &w, (scale, Some(minimum)), &x[s], &mut acc);
-                    });
+                    }
                 }
                 Scales::Halves => {
                     let d = l.load_f16(at(self.0.bytes, tail));
-                    for_each_block!(s => {
+                    for s in 0..W::BLOCKS {
+                        prefetch_part::<L, W>(l, body, s);
                         let scales = [0, 1].map(|h| at::<16>(body, 16 * (2 * s + h)));
                         let scales = (l.to_f(l.widen_i8(scales[0])), l.to_f(l.widen_i8(scales[1])));
                         let w = W::integers(l, body, s);
                         halved_block::<L, W, T>(l, &w, (d, scales), &x[s], &mut acc);
-                    });
+                    }
                 }
             }
         }
@@ -251,6 +250,7 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
             let (d, dmin) = if W::SCALES == Scales::SixBit {
                 let small = six_bit(l, body);
                 for s in 0..W::BLOCKS {
+                    prefetch_part::<L, W>(l, body, s);
                     let w = W::integers(l, body, s);
                     let (scale, minimum) = (l.widen_u8(&small[s]), l.widen_u8(&small[8 + s]));
                     for t in 0..T {
@@ -263,6 +263,7 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
                 (l.load_f16(at(body, 0)), Some(l.load_f16(at(body, 32))))
             } else {
                 for s in 0..W::BLOCKS {
+                    prefetch_part::<L, W>(l, body, s);
                     let w = W::integers(l, body, s);
                     let scale0 = l.widen_i8(at(body, 32 * s));
                     let scale1 = l.widen_i8(at(body, 32 * s + 16));
@@ -303,6 +304,7 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
             let tail = at(self.0.bytes, tails + u * W::TAIL);
             let small = if W::SCALES == Scales::SixBit { six_bit(l, body) } else { [[0; 16]; 16] };
             for s in 0..W::BLOCKS {
+                prefetch_part::<L, W>(l, body, s);
                 // Scales of both halves of the block, and what is added: `scale * q + minimum`, two roundings.
                 let (scales, minimum) = match W::SCALES {
                     Scales::One => ([l.load_f16(tail); 2], None),
@@ -402,7 +404,7 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
         let mut acc = [l.splat(0.0); T];
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
         for (bytes, xs) in bytes.chunks(32 * W::BYTES).zip(xs.chunks(32)) {
-            if T == 1 {
+            if T <= 8 {
                 for line in 0..W::BYTES / 2 {
                     l.prefetch(bytes, PREFETCH + 64 * line);
                 }

@@ -40,7 +40,7 @@ mod quantize;
 mod scalar;
 mod tile;
 
-pub(super) use attention::attention;
+pub use attention::{Attention, AttentionScratch, KvCache, MAX_HEAD_DIM, SPLIT, attend};
 pub use isa::{Isa, Task};
 pub use lanes::Lanes;
 pub use matmul::{Epilogue, Matrix, Product, multiply};

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, halve};
 
 /// Token of the portable implementation.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,11 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         each!(16, i => if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn sum_each(self, v: &[Self::F; 16]) -> Self::F {
+        each!(16, i => halve(v[i]))
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::isa::Isa;
-use crate::backend::cpu::pool::SharedBuffer;
+use crate::backend::cpu::pool::{PoolError, SharedBuffer};
 use crate::plan::Activations;
 use crate::quant::TensorType;
 
@@ -101,10 +101,12 @@ pub struct Tiles {
 
 impl Tiles {
     /// Storage for up to `tokens` tokens of `cols` values.
-    pub fn new(kind: TileKind, cols: usize, tokens: usize) -> Self {
-        let padded = tokens.next_multiple_of(MAX_TILE).max(1);
-        let padded = if tokens <= 1 { 1 } else { padded };
-        Self { kind, cols, words: SharedBuffer::new(padded.saturating_mul(kind.words(cols))) }
+    ///
+    /// # Errors
+    /// [`PoolError::Memory`] if the system has no room for it.
+    pub fn new(kind: TileKind, cols: usize, tokens: usize) -> Result<Self, PoolError> {
+        let padded = if tokens <= 1 { 1 } else { tokens.saturating_add(MAX_TILE) };
+        Ok(Self { kind, cols, words: SharedBuffer::new(padded.saturating_mul(kind.words(cols)))? })
     }
 
     /// How values are stored.
