@@ -1,6 +1,7 @@
 //! Configuration from GGUF metadata. Keys: ggml's `docs/gguf.md`; meaning where that is silent: llama.cpp's loader.
 
-use super::fields::{Fields, Stated, StatedScaling, StatedTie, YarnAttention};
+use super::fields::{Fields, Stated, StatedTie};
+use super::scaling::{StatedScaling, YarnAttention};
 use super::{DefaultTaken, ModelConfig};
 use crate::format::gguf::{Gguf, Metadata, Value};
 use crate::model::Architecture;

@@ -1,7 +1,7 @@
 //! Typed values of a JSON object, and the RoPE objects that Hugging Face's and APR's metadata have in common.
 
-use super::fields::{Stated, StatedScaling, YarnAttention};
-use super::rope::Llama3;
+use super::fields::Stated;
+use super::scaling::{Llama3, StatedScaling, YarnAttention};
 use crate::model::error::Error;
 use serde_json::{Map, Value};
 use std::path::Path;
