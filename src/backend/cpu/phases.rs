@@ -6,8 +6,8 @@
 
 use super::pool::{Barrier, Pool, PoolError, SharedBuffer, share};
 use super::simd::{
-    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles,
-    attend, multiply, quantize_tile, rms_norm,
+    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, Source, Tile,
+    TileKind, Tiles, attend, multiply, quantize_tile, rms_norm,
 };
 use super::slots::check_finite;
 use crate::backend::Error;
