@@ -397,7 +397,7 @@ pub(super) fn file_type<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> Opti
     for spec in specs.filter(|spec| spec.shape.len() >= 2) {
         let elements = spec.shape.iter().map(|&dim| dim as u64).product::<u64>();
         match counts.iter_mut().find(|(tensor_type, _)| *tensor_type == spec.tensor_type) {
-            Some((_, count)) => *count += elements,
+            Some((_, count)) => *count = count.saturating_add(elements),
             None => counts.push((spec.tensor_type, elements)),
         }
     }
