@@ -34,7 +34,7 @@ fn files_of_the_peer_are_written_as_they_were_read() {
         // that alone; the padding hides it from everything behind.
         let size = |file: &[u8]| u32::from_le_bytes(file[20..24].try_into().unwrap()) as usize;
         let spelled = String::from_utf8(theirs[64..64 + size(&theirs)].to_vec()).unwrap();
-        let short = if eps.len() == 8 { "1e-6" } else { "1e-5" };
+        let short = Value::from(eps.parse::<f64>().unwrap()).to_string();
         let spelled =
             spelled.replace(&format!("\"rms_norm_eps\":{eps}"), &format!("\"rms_norm_eps\":{short}"));
         assert!(ours[64..64 + size(&ours)] == *spelled.as_bytes(), "{name}");
@@ -230,6 +230,7 @@ fn products_that_wrap_to_a_small_number_are_refused() {
     let offset = 0_u64.to_le_bytes();
     let entry = [&dims(1, u64::MAX)[..], &offset, &3_u64.to_le_bytes()].concat();
     refused("the size of shape", &with_entry(b'd', 2, &entry));
+    refused("expected dimensions of 1 and more", &with_entry(b'b', 2, &dims(1 << 40, 0)));
     // A size that does not wrap but is not what the entry says.
     refused("expected 864 bytes", &with_entry(b'b', 2, &dims(3, 300)));
 }

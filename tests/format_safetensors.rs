@@ -97,6 +97,7 @@ fn bad_files_are_refused() {
     refused("safetensors header", &file(&one(entry("F32", "[4611686018427387905]", 0, 4)), 4));
     refused("safetensors header", &file(&one(entry("F32", "[4294967296,4294967296]", 0, 0)), 0));
     refused("a: expected a type of F32, F16 or BF16, found BOOL", &file(&one(entry("BOOL", "[4]", 0, 4)), 4));
+    refused("a: expected dimensions of 1 and more", &file(&one(entry("F32", "[1099511627776,0]", 0, 0)), 0));
     // Overlapping, and with a gap.
     let two = |start: u64| {
         format!(r#"{{"a":{},"b":{}}}"#, entry("F32", "[2]", 0, 8), entry("F32", "[1]", start, start + 4))

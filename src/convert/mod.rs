@@ -8,6 +8,7 @@ mod apr_keys;
 mod apr_to_gguf;
 mod gguf_keys;
 mod gguf_to_apr;
+mod gguf_tokenizer;
 mod names;
 mod reencode;
 
