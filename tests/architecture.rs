@@ -1,6 +1,8 @@
 //! The shape of the tree: imports point one way, every op has a home wherever ops live, `unsafe` stays in its fence,
 //! and files keep to one subject.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +23,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// The only places where `unsafe` may be written, each for the reason that its own comment gives.
-const UNSAFE: &[&str] = &["src/format/map.rs", "src/backend/cpu/pool.rs", "src/backend/cpu/simd/"];
+const UNSAFE: &[&str] =
+    &["src/format/map.rs", "src/backend/cpu/pool.rs", "src/backend/cpu/phases.rs", "src/backend/cpu/simd/"];
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(rust_files(&path));

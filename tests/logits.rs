@@ -6,6 +6,8 @@
 //! above 5. With `q8_k`, which is llama.cpp's arithmetic, within a factor of 1.3 of its mean on Q4_K_M files.
 //! Teacher-forced, the best token agrees wherever the margin says that it must.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use aprgpu::engine::{self, BackendChoice, Device, Settings};
@@ -108,17 +110,20 @@ fn the_default_cache_costs_little() {
 
 #[test]
 fn q8_is_closer_to_the_truth_than_llama_cpp() {
-    let mut ratios = Vec::new();
+    let (mut ratios, mut worse) = (Vec::new(), Vec::new());
     for case in cases() {
         let rows: Vec<f64> = errors(&case, DEFAULT).into_iter().map(|(ours, llama)| ours / llama).collect();
         let file = geometric_mean(rows.iter().copied());
-        println!("{:20} {file:.3} of llama.cpp's error; rows {rows:.2?}", case.label);
-        assert!(file <= 1.5, "{}: {file:.3} of llama.cpp's error", case.label);
-        assert!(rows.iter().all(|&ratio| ratio <= 5.0), "{}: rows {rows:?}", case.label);
+        let line = format!("{:20} {file:.3} of llama.cpp's error; rows {rows:.2?}", case.label);
+        println!("{line}");
+        if file > 1.5 || rows.iter().any(|&ratio| ratio > 5.0) {
+            worse.push(line);
+        }
         ratios.extend(rows);
     }
     let all = geometric_mean(ratios.iter().copied());
     println!("{all:.3} of llama.cpp's error over {} rows", ratios.len());
+    assert!(worse.is_empty(), "{}", worse.join("\n"));
     // The limit is meant over many models; one model alone scatters more.
     let limit = if ratios.len() > 5 { 0.75 } else { 1.5 };
     assert!(all <= limit, "{all:.3} of llama.cpp's error");

@@ -1,5 +1,7 @@
 //! Every op of the fast CPU path against its twin, alone, on every instruction set that this CPU has.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use aprgpu::backend::cpu::{Cpu, Isa};

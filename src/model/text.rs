@@ -30,7 +30,7 @@ impl Source {
             Self::HuggingFace(folder) => chat_template::source::from_hugging_face(folder.path()),
         };
         let named = |source| Error::ChatTemplate { path: self.path().to_owned(), source };
-        Ok(ChatTemplate::for_model(text?.as_deref(), tokenizer).map_err(named)?)
+        ChatTemplate::for_model(text?.as_deref(), tokenizer).map_err(named)
     }
 }
 

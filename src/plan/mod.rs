@@ -97,7 +97,7 @@ pub struct KvLayout {
 
 impl KvLayout {
     /// Values in the keys alone; `None` if that overflows.
-    pub fn len(&self) -> Option<usize> {
+    pub fn values(&self) -> Option<usize> {
         self.num_layers
             .checked_mul(self.slots)?
             .checked_mul(self.num_kv_heads)?
@@ -111,7 +111,7 @@ impl KvLayout {
             KvType::F16 => 2,
             KvType::F32 => 4,
         };
-        self.len()?.checked_mul(2 * size)
+        self.values()?.checked_mul(2 * size)
     }
 
     /// Index of the first value of a head at a position.

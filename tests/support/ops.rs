@@ -14,24 +14,24 @@ use std::sync::Arc;
 
 /// A model of one layer.
 #[derive(Clone, Debug)]
-pub struct Case {
-    pub name: &'static str,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
     /// Query heads, key and value heads, width of a head.
-    pub heads: (usize, usize, usize),
-    pub vocab_size: usize,
-    pub pairing: RopePairing,
-    pub qk_norm: bool,
-    pub bias: bool,
-    pub tied: bool,
-    pub sliding_window: Option<usize>,
+    pub(crate) heads: (usize, usize, usize),
+    pub(crate) vocab_size: usize,
+    pub(crate) pairing: RopePairing,
+    pub(crate) qk_norm: bool,
+    pub(crate) bias: bool,
+    pub(crate) tied: bool,
+    pub(crate) sliding_window: Option<usize>,
     /// Types of q, k, v, attention output, gate and up, down, embedding and head.
-    pub types: [TensorType; 7],
+    pub(crate) types: [TensorType; 7],
 }
 
 /// Shapes of real models, narrowed in rows, and the awkward ones: odd row counts, widths of 896, 1536 and 4864.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     use TensorType::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     let base = Case {
         name: "qwen2, Q4_K_M, V in Q6_K",
@@ -105,7 +105,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Weights in memory.
-pub struct RandomWeights {
+pub(crate) struct RandomWeights {
     rows: Vec<Vec<Vec<u8>>>,
 }
 
@@ -118,15 +118,15 @@ impl WeightSource for RandomWeights {
 }
 
 /// A small generator: tests must not depend on a library's stream of numbers.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
     /// Roughly normal, by the sum of four uniform numbers.
-    pub fn value(&mut self) -> f32 {
+    pub(crate) fn value(&mut self) -> f32 {
         let uniform = |state: &mut u64| {
             *state ^= *state << 13;
             *state ^= *state >> 7;
@@ -136,14 +136,14 @@ impl Random {
         (0..4).map(|_| uniform(&mut self.0)).sum::<f32>() * 1.7
     }
 
-    pub fn values(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.value()).collect()
     }
 }
 
 impl Case {
     /// The decoder of this case with random weights.
-    pub fn decoder(&self, seed: u64) -> (Decoder, Arc<RandomWeights>) {
+    pub(crate) fn decoder(&self, seed: u64) -> (Decoder, Arc<RandomWeights>) {
         let (num_heads, num_kv_heads, head_dim) = self.heads;
         let config = ModelConfig {
             architecture: Architecture::Qwen2,
@@ -217,11 +217,11 @@ impl Case {
 }
 
 /// Sets up a backend for a case.
-pub type Make<'a> = dyn Fn(&Decoder, Arc<RandomWeights>, KvLayout, RopeTable) -> Box<dyn Backend> + 'a;
+pub(crate) type Make<'a> = dyn Fn(&Decoder, Arc<RandomWeights>, KvLayout, RopeTable) -> Box<dyn Backend> + 'a;
 
 /// Runs every op alone for every case, kind of activations and number of rows in `batches`. `limit` is the NMSE allowed
 /// for an op: 1e-9 where its inputs are the same, 1e-6 where it quantizes them itself.
-pub fn check_every_op(make: &Make<'_>, batches: &[usize], limit: &dyn Fn(OpKind, Activations) -> f64) {
+pub(crate) fn check_every_op(make: &Make<'_>, batches: &[usize], limit: &dyn Fn(OpKind, Activations) -> f64) {
     for (index, case) in cases().iter().enumerate() {
         let (decoder, source) = case.decoder(index as u64 + 1);
         for activations in [Activations::F32, Activations::Q8, Activations::Q8K] {

@@ -18,7 +18,7 @@ use crate::plan::KvLayout;
 /// Values in the cache, or why there can be no such cache.
 fn cache_len(layout: &KvLayout) -> Result<usize, Error> {
     let fits = layout.bytes().filter(|&bytes| bytes <= isize::MAX as usize);
-    fits.and(layout.len()).ok_or_else(|| Error::OutOfMemory {
+    fits.and(layout.values()).ok_or_else(|| Error::OutOfMemory {
         what: format!("a KV cache of {} positions for {} sequences", layout.context, layout.slots),
         needed: u64::MAX,
         available: isize::MAX as u64,
