@@ -363,14 +363,7 @@ impl FloatFormat for Single {
     const BYTES: usize = 64;
     #[inline(always)]
     fn load<L: Lanes>(l: L, bytes: &[u8]) -> L::F {
-        // The bytes are little-endian; going through byte loads keeps that true everywhere.
-        l.load(&at::<64>(bytes, 0).as_chunks::<4>().0.first_chunk::<16>().map_or([0.0; 16], |x| {
-            let mut out = [0.0; 16];
-            for i in 0..16 {
-                out[i] = f32::from_le_bytes(x[i]);
-            }
-            out
-        }))
+        l.load_f32(at(bytes, 0))
     }
 }
 

@@ -25,6 +25,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn load(self, x: &[f32; 16]) -> Self::F;
     /// Stores 16 values.
     fn store(self, x: Self::F, to: &mut [f32; 16]);
+    /// Loads 16 values of single precision, little-endian.
+    fn load_f32(self, x: &[u8; 64]) -> Self::F;
     /// Loads 16 values of half precision, little-endian.
     fn load_f16(self, x: &[u8; 32]) -> Self::F;
     /// Loads 16 bfloat16 values, little-endian.
@@ -47,9 +49,6 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// a where a < b, else b: a NaN in b stays, one in a does not.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
-
-    /// Lane i of the result is the sum of the lanes of `v[i]`, halves added until one is left: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F;
 
     /// `x` in every lane.
     fn splat_i(self, x: i32) -> Self::I;
@@ -137,12 +136,6 @@ pub(super) fn silu<L: Lanes>(l: L, x: L::F) -> L::F {
 pub(super) fn reduce_add<L: Lanes>(l: L, x: L::F) -> f32 {
     let mut v = [0.0; 16];
     l.store(x, &mut v);
-    halve(v)
-}
-
-/// The sum of 16 values, halves added until one is left.
-#[inline(always)]
-pub(super) fn halve(mut v: [f32; 16]) -> f32 {
     let mut width = 8;
     while width > 0 {
         for i in 0..width {

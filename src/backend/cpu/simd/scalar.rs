@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::lanes::{Lanes, halve};
+use super::lanes::Lanes;
 
 /// Token of the portable implementation.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,10 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; 16]) {
         *to = x;
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 64]) -> Self::F {
+        each!(16, i => f32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::F {
@@ -95,11 +99,6 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         each!(16, i => if a[i] < b[i] { a[i] } else { b[i] })
-    }
-
-    #[inline(always)]
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F {
-        each!(16, i => halve(v[i]))
     }
 
     #[inline(always)]
