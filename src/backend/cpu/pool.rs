@@ -20,9 +20,9 @@ use std::thread::{self, JoinHandle, Thread};
 use memmap2::MmapMut;
 
 /// Rounds that a thread spins at a barrier before it starts to yield.
-const SPINS_AT_BARRIER: u32 = 20_000;
+const SPINS_AT_BARRIER: u32 = 4_000;
 /// Rounds that a worker spins for the next run before it parks, about 100 microseconds.
-const SPINS_BEFORE_PARK: u32 = 40_000;
+const SPINS_BEFORE_PARK: u32 = 10_000;
 
 /// Why a run did not finish.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -366,7 +366,7 @@ impl<T: bytemuck::Pod> SharedBuffer<T> {
     }
 
     /// The whole buffer, by its only owner.
-    pub fn as_mut(&mut self) -> &mut [T] {
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
         let len = self.len;
         // SAFETY: a mutable reference to the buffer rules out every other access.
         unsafe { self.slice_mut(0..len) }
@@ -492,7 +492,7 @@ mod tests {
     fn ranges_are_cut_off_at_the_end() {
         let mut buffer = SharedBuffer::<f32>::new(5).unwrap();
         assert!(SharedBuffer::<f32>::new(usize::MAX / 2).is_err() && SharedBuffer::<f32>::new(0).is_ok());
-        assert_eq!(buffer.as_mut().len(), 5);
+        assert_eq!(buffer.as_mut_slice().len(), 5);
         // SAFETY: nothing else accesses the buffer.
         assert_eq!(unsafe { buffer.slice(3..100) }.len(), 2);
         // SAFETY: nothing else accesses the buffer.

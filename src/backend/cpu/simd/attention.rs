@@ -36,7 +36,7 @@ use crate::plan::{KvType, Row, Shape};
 
 /// The widest head.
 pub const MAX_HEAD_DIM: usize = 512;
-/// Queries that pass over keys and values together, at most.
+/// Queries that pass over keys and values together, at most (half as many where registers are few).
 const QUERIES: usize = 8;
 /// Rows that a worker takes through a split together, at most.
 const ROW_BLOCK: usize = 8;
@@ -231,6 +231,7 @@ impl Attention<'_> {
         let last = rows.clone().map(|row| splits(row).end).max().unwrap_or(0);
         let mut parts = Parts { sums: [[0.0; 2]; QUERIES], values: [[0.0; MAX_HEAD_DIM]; QUERIES] };
         let mut queries = [Query::default(); QUERIES];
+        let at_once = isa.tile() / 2;
         for split in first..last {
             let mut count = 0;
             let all = rows.len() * group;
@@ -240,7 +241,7 @@ impl Attention<'_> {
                     queries[count] = query;
                     count += 1;
                 }
-                if count < QUERIES && i + 1 < all || count == 0 {
+                if count < at_once.min(QUERIES) && i + 1 < all || count == 0 {
                     continue;
                 }
                 let queries = &queries[..count];
@@ -285,10 +286,11 @@ impl Attention<'_> {
     unsafe fn one_part(&self, isa: Isa, row: usize, kv_head: usize, split: usize) {
         let (dim, group) = (self.shape.head_dim, self.group());
         let mut parts = Parts { sums: [[0.0; 2]; QUERIES], values: [[0.0; MAX_HEAD_DIM]; QUERIES] };
-        for first in (0..group).step_by(QUERIES) {
+        let at_once = (isa.tile() / 2).min(QUERIES);
+        for first in (0..group).step_by(at_once) {
             let mut queries = [Query::default(); QUERIES];
             let mut count = 0;
-            for head in first..group.min(first + QUERIES) {
+            for head in first..group.min(first + at_once) {
                 if let Some(query) = self.query(row, kv_head * group + head, split) {
                     queries[count] = query;
                     count += 1;
@@ -425,24 +427,38 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Compiled for 1, 4 or 8 queries, with as many tiles of positions (for scores) and vectors of dimensions (for
-    /// values) at a time as give eight to sixteen independent sums.
+    /// Compiled for 1, 4 or 8 queries.
     fn run_on<S: Stored>(self, isa: Isa) {
         match self.queries.len() {
-            1 => isa.run(PartOf::<S, 1, 8, 8>(self, PhantomData)),
-            2..=4 => isa.run(PartOf::<S, 4, 2, 4>(self, PhantomData)),
-            _ => isa.run(PartOf::<S, QUERIES, 2, 2>(self, PhantomData)),
+            1 => isa.run(PartOf::<S, 1>(self, PhantomData)),
+            2..=4 => isa.run(PartOf::<S, 4>(self, PhantomData)),
+            _ => isa.run(PartOf::<S, QUERIES>(self, PhantomData)),
         }
     }
 }
 
-struct PartOf<'a, S, const Q: usize, const P: usize, const C: usize>(Part<'a>, PhantomData<S>);
+struct PartOf<'a, S, const Q: usize>(Part<'a>, PhantomData<S>);
 
-impl<S: Stored, const Q: usize, const P: usize, const C: usize> Task for PartOf<'_, S, Q, P, C> {
+impl<S: Stored, const Q: usize> Task for PartOf<'_, S, Q> {
     type Output = ();
 
+    /// Takes as many tiles of positions (for scores) and vectors of dimensions (for values) at a time as give enough
+    /// independent sums and fit the registers.
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
+        match (L::WIDE, Q) {
+            (true, 1) => self.compute::<L, 8, 8>(l),
+            (true, 4) => self.compute::<L, 2, 4>(l),
+            (true, _) => self.compute::<L, 2, 2>(l),
+            (false, 1) => self.compute::<L, 4, 4>(l),
+            (false, _) => self.compute::<L, 1, 1>(l),
+        }
+    }
+}
+
+impl<S: Stored, const Q: usize> PartOf<'_, S, Q> {
+    #[inline(always)]
+    fn compute<L: Lanes, const P: usize, const C: usize>(self, l: L) {
         let Part { dim, padded, heads, all, queries, keys, stored, parts } = self.0;
         let start = queries.iter().map(|q| q.start).min().unwrap_or(0);
         let end = queries.iter().map(|q| q.end).max().unwrap_or(0);

@@ -55,6 +55,7 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type F = Pair<__m256>;
     type I = Pair<__m256i>;
     type B = Pair<__m256i>;
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -184,7 +185,7 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
         both!(_mm256_castps_si256, a)
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         both!(_mm256_castsi256_ps, a)
     }
     #[inline(always)]

@@ -35,6 +35,7 @@ impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    const WIDE: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -140,7 +141,7 @@ impl Lanes for Avx512 {
         cpu!(_mm512_castps_si512(a))
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         cpu!(_mm512_castsi512_ps(a))
     }
     #[inline(always)]

@@ -35,7 +35,7 @@ pub(super) fn dot_panel(
     x: &[i32],
     out: &mut Sums,
 ) {
-    let args = Args { cols: weights.cols(), bytes: weights.from_panel(panel), x, out };
+    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, out };
     match width {
         1 => dot_width::<1>(isa, weights.tensor_type(), kind, args),
         4 => dot_width::<4>(isa, weights.tensor_type(), kind, args),

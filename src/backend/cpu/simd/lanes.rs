@@ -19,6 +19,9 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// 64 bytes: four per lane.
     type B: Copy;
 
+    /// Whether there are registers for 16 sums of 16 lanes besides what they are made of.
+    const WIDE: bool;
+
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F;
     /// Loads 16 values.
@@ -69,7 +72,7 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// The bits of floats.
     fn bits(self, a: Self::F) -> Self::I;
     /// Floats with these bits.
-    fn from_bits(self, a: Self::I) -> Self::F;
+    fn floats_of(self, a: Self::I) -> Self::F;
     /// a & `mask`.
     fn and_i(self, a: Self::I, mask: i32) -> Self::I;
     /// Widens 16 unsigned bytes.
@@ -120,7 +123,7 @@ pub(super) fn exp<L: Lanes>(l: L, x: L::F) -> L::F {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = l.fma(p, r, l.splat(c));
     }
-    let scale = l.from_bits(l.shl_i(l.add_i(n, l.splat_i(127)), 23));
+    let scale = l.floats_of(l.shl_i(l.add_i(n, l.splat_i(127)), 23));
     l.mul(p, scale)
 }
 

@@ -35,6 +35,7 @@ impl Lanes for Scalar {
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -138,7 +139,7 @@ impl Lanes for Scalar {
         each!(16, i => a[i].to_bits().cast_signed())
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         each!(16, i => f32::from_bits(a[i].cast_unsigned()))
     }
     #[inline(always)]
