@@ -102,7 +102,7 @@ impl Case {
     }
 
     fn computed(&self, isa: Isa, threads: usize, rows: &[Row], query: &[f32]) -> Vec<f32> {
-        let Shape { num_layers, num_heads, num_kv_heads, head_dim, .. } = self.shape;
+        let Shape { num_layers, num_kv_heads, head_dim, .. } = self.shape;
         let layout = KvLayout {
             num_layers,
             slots: SLOTS,

@@ -396,14 +396,32 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
         let xs = self.0.x.as_chunks::<T>().0;
         let mut acc = [l.splat(0.0); T];
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
-        for (bytes, xs) in bytes.chunks(32 * W::BYTES).zip(xs.chunks(32)) {
-            if T <= 8 {
-                for line in 0..W::BYTES / 2 {
-                    l.prefetch(bytes, PREFETCH + 64 * line);
+        let blocks = self.0.cols / 32;
+        for block in 0..blocks {
+            let mut partial = [l.splat(0.0); T];
+            let (Some(bytes), Some(xs)) = (
+                bytes.get(block * 32 * W::BYTES..(block + 1) * 32 * W::BYTES),
+                xs.get(block * 32..).and_then(|xs| xs.first_chunk::<32>()),
+            ) else {
+                return;
+            };
+            for k in 0..32 {
+                if k % (64 / W::BYTES) == 0 {
+                    l.prefetch(bytes, PREFETCH + k * W::BYTES);
+                }
+                let w = W::load(l, &bytes[k * W::BYTES..(k + 1) * W::BYTES]);
+                for t in 0..T {
+                    partial[t] = l.fma(w, l.splat(float(xs[k][t])), partial[t]);
                 }
             }
+            for t in 0..T {
+                acc[t] = l.add(acc[t], partial[t]);
+            }
+        }
+        let rest = bytes.chunks_exact(W::BYTES).zip(xs).skip(32 * blocks);
+        if self.0.cols % 32 != 0 {
             let mut partial = [l.splat(0.0); T];
-            for (bytes, x) in bytes.chunks_exact(W::BYTES).zip(xs) {
+            for (bytes, x) in rest {
                 let w = W::load(l, bytes);
                 for t in 0..T {
                     partial[t] = l.fma(w, l.splat(float(x[t])), partial[t]);
