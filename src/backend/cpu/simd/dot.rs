@@ -419,7 +419,7 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             }
         }
         let rest = bytes.chunks_exact(W::BYTES).zip(xs).skip(32 * blocks);
-        if self.0.cols % 32 != 0 {
+        if !self.0.cols.is_multiple_of(32) {
             let mut partial = [l.splat(0.0); T];
             for (bytes, x) in rest {
                 let w = W::load(l, bytes);
