@@ -1,6 +1,8 @@
 //! The CPU's attention against float64 arithmetic, and against itself: instruction sets, threads and company must not
 //! change a bit.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use aprgpu::backend::cpu::pool::{Pool, SharedBuffer};
 use aprgpu::backend::cpu::simd::{Attention, AttentionScratch, Isa, KvCache, attend};
 use aprgpu::plan::{KvLayout, KvType, Pairing, Row, Shape};
@@ -100,7 +102,7 @@ impl Case {
     }
 
     fn computed(&self, isa: Isa, threads: usize, rows: &[Row], query: &[f32]) -> Vec<f32> {
-        let Shape { num_layers, num_heads, num_kv_heads, head_dim, .. } = self.shape;
+        let Shape { num_layers, num_kv_heads, head_dim, .. } = self.shape;
         let layout = KvLayout {
             num_layers,
             slots: SLOTS,
@@ -122,7 +124,7 @@ impl Case {
         }
         let pool = Pool::new(threads).unwrap();
         let mut out = SharedBuffer::new(query.len()).unwrap();
-        out.as_mut().fill(-77.0);
+        out.as_mut_slice().fill(-77.0);
         let scratch = AttentionScratch::new(&self.shape, self.context, rows.len(), threads).unwrap();
         let attention = Attention {
             shape: &self.shape,
@@ -135,7 +137,7 @@ impl Case {
         };
         // SAFETY: every worker calls this alike, and nobody else touches the buffers.
         pool.run(|worker, barrier| unsafe { attend(isa, &attention, worker, barrier) }).unwrap();
-        out.as_mut().to_vec()
+        out.as_mut_slice().to_vec()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The CPU's fast kernels against the scalar specification in `quant`, bit for bit, for every instruction set that this
 //! machine has.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use aprgpu::backend::cpu::pool::{Pool, SharedBuffer};
 use aprgpu::backend::cpu::simd::{
     Epilogue, Isa, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles, multiply, quantize_tile, rms,
@@ -114,7 +116,7 @@ fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usi
     let tiles = Tiles::new(kind, cols, tokens).unwrap();
     let stride = rows + 3;
     let mut out = SharedBuffer::new(tokens * stride + 100).unwrap();
-    out.as_mut().fill(-77.0);
+    out.as_mut_slice().fill(-77.0);
     let source = Source { x, stride: cols, rows: None };
     pool.run(|worker, barrier| {
         for index in (worker..Tile::count(isa, tokens)).step_by(barrier.workers()) {
@@ -128,7 +130,7 @@ fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usi
         unsafe { multiply(isa, &[product], tokens, worker, barrier.workers()) };
     })
     .unwrap();
-    let out = out.as_mut();
+    let out = out.as_mut_slice();
     for token in out.chunks(stride).take(tokens) {
         assert!(token[rows..].iter().all(|&x| x == -77.0), "a row beyond the last was written");
     }
@@ -317,7 +319,7 @@ fn norm_bias_residual_and_gate_are_applied() {
         let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
         let stride = 3 * rows;
         let mut out = SharedBuffer::new(tokens * stride).unwrap();
-        for (out, before) in out.as_mut().chunks_mut(stride).zip(before.chunks(rows)) {
+        for (out, before) in out.as_mut_slice().chunks_mut(stride).zip(before.chunks(rows)) {
             out[rows..2 * rows].copy_from_slice(before);
         }
         let source = Source { x: &x, stride: cols, rows: None };
@@ -350,7 +352,7 @@ fn norm_bias_residual_and_gate_are_applied() {
         })
         .unwrap();
         let mut gated = Vec::new();
-        for (token, out) in out.as_mut().chunks(stride).enumerate() {
+        for (token, out) in out.as_mut_slice().chunks(stride).enumerate() {
             for row in 0..rows {
                 let i = token * rows + row;
                 let what = format!("{}, token {token}, row {row}", isa.name());

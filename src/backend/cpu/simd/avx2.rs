@@ -55,6 +55,7 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type F = Pair<__m256>;
     type I = Pair<__m256i>;
     type B = Pair<__m256i>;
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -71,6 +72,10 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
             _mm256_storeu_ps(to.as_mut_ptr(), x.0);
             _mm256_storeu_ps(to.as_mut_ptr().add(8), x.1);
         });
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 64]) -> Self::F {
+        cpu!(Pair(_mm256_loadu_ps(x.as_ptr().cast()), _mm256_loadu_ps(x.as_ptr().add(32).cast())))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::F {
@@ -134,35 +139,6 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F {
-        cpu!({
-            let mut halves = [_mm256_setzero_ps(); 2];
-            for half in 0..2 {
-                let mut quads = [_mm256_setzero_ps(); 4];
-                for e in 0..4 {
-                    // Vectors e and e + 4 of the half, one in each 128 bits.
-                    let (a, b) = (v[8 * half + e], v[8 * half + e + 4]);
-                    let (a, b) = (_mm256_add_ps(a.0, a.1), _mm256_add_ps(b.0, b.1));
-                    let low = _mm256_permute2f128_ps::<0x20>(a, b);
-                    let high = _mm256_permute2f128_ps::<0x31>(a, b);
-                    quads[e] = _mm256_add_ps(low, high);
-                }
-                let mut pairs = [_mm256_setzero_ps(); 2];
-                for i in 0..2 {
-                    let (x, y) = (_mm256_castps_pd(quads[2 * i]), _mm256_castps_pd(quads[2 * i + 1]));
-                    let low = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y));
-                    let high = _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
-                    pairs[i] = _mm256_add_ps(low, high);
-                }
-                let even = _mm256_shuffle_ps::<0x88>(pairs[0], pairs[1]);
-                let odd = _mm256_shuffle_ps::<0xdd>(pairs[0], pairs[1]);
-                halves[half] = _mm256_add_ps(even, odd);
-            }
-            Pair(halves[0], halves[1])
-        })
-    }
-
-    #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         let v = cpu!(_mm256_set1_epi32(x));
         Pair(v, v)
@@ -209,7 +185,7 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
         both!(_mm256_castps_si256, a)
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         both!(_mm256_castsi256_ps, a)
     }
     #[inline(always)]

@@ -35,6 +35,7 @@ impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    const WIDE: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -47,6 +48,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; 16]) {
         cpu!(_mm512_storeu_ps(to.as_mut_ptr(), x));
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 64]) -> Self::F {
+        cpu!(_mm512_loadu_ps(x.as_ptr().cast()))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::F {
@@ -100,33 +105,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F {
-        cpu!({
-            let mut quads = [_mm512_setzero_ps(); 4];
-            for e in 0..4 {
-                // Vectors e, e + 4, e + 8 and e + 12, one in each 128 bits.
-                let (a, b, c, d) = (v[e], v[e + 4], v[e + 8], v[e + 12]);
-                let ab =
-                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-                let cd =
-                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
-                quads[e] =
-                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
-            }
-            let mut pairs = [_mm512_setzero_ps(); 2];
-            for i in 0..2 {
-                let (x, y) = (_mm512_castps_pd(quads[2 * i]), _mm512_castps_pd(quads[2 * i + 1]));
-                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
-                let high = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
-                pairs[i] = _mm512_add_ps(low, high);
-            }
-            let even = _mm512_shuffle_ps::<0x88>(pairs[0], pairs[1]);
-            let odd = _mm512_shuffle_ps::<0xdd>(pairs[0], pairs[1]);
-            _mm512_add_ps(even, odd)
-        })
-    }
-
-    #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         cpu!(_mm512_set1_epi32(x))
     }
@@ -163,7 +141,7 @@ impl Lanes for Avx512 {
         cpu!(_mm512_castps_si512(a))
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         cpu!(_mm512_castsi512_ps(a))
     }
     #[inline(always)]

@@ -35,7 +35,7 @@ pub(super) fn dot_panel(
     x: &[i32],
     out: &mut Sums,
 ) {
-    let args = Args { cols: weights.cols(), bytes: weights.from_panel(panel), x, out };
+    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, out };
     match width {
         1 => dot_width::<1>(isa, weights.tensor_type(), kind, args),
         4 => dot_width::<4>(isa, weights.tensor_type(), kind, args),
@@ -363,14 +363,7 @@ impl FloatFormat for Single {
     const BYTES: usize = 64;
     #[inline(always)]
     fn load<L: Lanes>(l: L, bytes: &[u8]) -> L::F {
-        // The bytes are little-endian; going through byte loads keeps that true everywhere.
-        l.load(&at::<64>(bytes, 0).as_chunks::<4>().0.first_chunk::<16>().map_or([0.0; 16], |x| {
-            let mut out = [0.0; 16];
-            for i in 0..16 {
-                out[i] = f32::from_le_bytes(x[i]);
-            }
-            out
-        }))
+        l.load_f32(at(bytes, 0))
     }
 }
 
@@ -403,14 +396,32 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
         let xs = self.0.x.as_chunks::<T>().0;
         let mut acc = [l.splat(0.0); T];
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
-        for (bytes, xs) in bytes.chunks(32 * W::BYTES).zip(xs.chunks(32)) {
-            if T <= 8 {
-                for line in 0..W::BYTES / 2 {
-                    l.prefetch(bytes, PREFETCH + 64 * line);
+        let blocks = self.0.cols / 32;
+        for block in 0..blocks {
+            let mut partial = [l.splat(0.0); T];
+            let (Some(bytes), Some(xs)) = (
+                bytes.get(block * 32 * W::BYTES..(block + 1) * 32 * W::BYTES),
+                xs.get(block * 32..).and_then(|xs| xs.first_chunk::<32>()),
+            ) else {
+                return;
+            };
+            for k in 0..32 {
+                if k % (64 / W::BYTES) == 0 {
+                    l.prefetch(bytes, PREFETCH + k * W::BYTES);
+                }
+                let w = W::load(l, &bytes[k * W::BYTES..(k + 1) * W::BYTES]);
+                for t in 0..T {
+                    partial[t] = l.fma(w, l.splat(float(xs[k][t])), partial[t]);
                 }
             }
+            for t in 0..T {
+                acc[t] = l.add(acc[t], partial[t]);
+            }
+        }
+        let rest = bytes.chunks_exact(W::BYTES).zip(xs).skip(32 * blocks);
+        if !self.0.cols.is_multiple_of(32) {
             let mut partial = [l.splat(0.0); T];
-            for (bytes, x) in bytes.chunks_exact(W::BYTES).zip(xs) {
+            for (bytes, x) in rest {
                 let w = W::load(l, bytes);
                 for t in 0..T {
                     partial[t] = l.fma(w, l.splat(float(x[t])), partial[t]);

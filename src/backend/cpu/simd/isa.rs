@@ -30,7 +30,9 @@ enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "aarch64")]
-    Neon(Neon),
+    Neon(Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(Neon<true>),
 }
 
 impl Isa {
@@ -39,7 +41,7 @@ impl Isa {
     pub const NAMES: &[&str] = &["scalar", "avx2", "avxvnni", "avx512vnni"];
     /// The names of all instruction sets that this program was compiled for, slowest first.
     #[cfg(target_arch = "aarch64")]
-    pub const NAMES: &[&str] = &["scalar", "neon"];
+    pub const NAMES: &[&str] = &["scalar", "neon", "neondot"];
     /// The names of all instruction sets that this program was compiled for, slowest first.
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub const NAMES: &[&str] = &["scalar"];
@@ -59,7 +61,7 @@ impl Isa {
             Avx512::new().map(Kind::Avx512),
         ]);
         #[cfg(target_arch = "aarch64")]
-        all.push(Neon::new().map(Kind::Neon));
+        all.extend([Neon::new().map(Kind::Neon), Neon::new().map(Kind::NeonDot)]);
         all.into_iter().flatten().map(Self).collect()
     }
 
@@ -75,6 +77,8 @@ impl Isa {
             Kind::Avx512(_) => "avx512vnni",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDot(_) => "neondot",
         }
     }
 
@@ -103,6 +107,9 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: the token shows that the CPU has the features.
             Kind::Neon(l) => unsafe { neon(task, l) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the token shows that the CPU has the features.
+            Kind::NeonDot(l) => unsafe { neon_dot(task, l) },
         }
     }
 }
@@ -130,7 +137,14 @@ fn avx512<T: Task>(task: T, l: Avx512) -> T::Output {
 
 /// Compiles `task` with NEON.
 #[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon,fp16")]
-fn neon<T: Task>(task: T, l: Neon) -> T::Output {
+#[target_feature(enable = "neon")]
+fn neon<T: Task>(task: T, l: Neon<false>) -> T::Output {
+    task.run(l)
+}
+
+/// Compiles `task` with NEON and the dot product extension.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn neon_dot<T: Task>(task: T, l: Neon<true>) -> T::Output {
     task.run(l)
 }

@@ -19,12 +19,17 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// 64 bytes: four per lane.
     type B: Copy;
 
+    /// Whether there are registers for 16 sums of 16 lanes besides what they are made of.
+    const WIDE: bool;
+
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F;
     /// Loads 16 values.
     fn load(self, x: &[f32; 16]) -> Self::F;
     /// Stores 16 values.
     fn store(self, x: Self::F, to: &mut [f32; 16]);
+    /// Loads 16 values of single precision, little-endian.
+    fn load_f32(self, x: &[u8; 64]) -> Self::F;
     /// Loads 16 values of half precision, little-endian.
     fn load_f16(self, x: &[u8; 32]) -> Self::F;
     /// Loads 16 bfloat16 values, little-endian.
@@ -48,9 +53,6 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// a where a < b, else b: a NaN in b stays, one in a does not.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
 
-    /// Lane i of the result is the sum of the lanes of `v[i]`, halves added until one is left: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F;
-
     /// `x` in every lane.
     fn splat_i(self, x: i32) -> Self::I;
     /// a + b, wrapping.
@@ -70,7 +72,7 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// The bits of floats.
     fn bits(self, a: Self::F) -> Self::I;
     /// Floats with these bits.
-    fn from_bits(self, a: Self::I) -> Self::F;
+    fn floats_of(self, a: Self::I) -> Self::F;
     /// a & `mask`.
     fn and_i(self, a: Self::I, mask: i32) -> Self::I;
     /// Widens 16 unsigned bytes.
@@ -121,7 +123,7 @@ pub(super) fn exp<L: Lanes>(l: L, x: L::F) -> L::F {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = l.fma(p, r, l.splat(c));
     }
-    let scale = l.from_bits(l.shl_i(l.add_i(n, l.splat_i(127)), 23));
+    let scale = l.floats_of(l.shl_i(l.add_i(n, l.splat_i(127)), 23));
     l.mul(p, scale)
 }
 
@@ -137,12 +139,6 @@ pub(super) fn silu<L: Lanes>(l: L, x: L::F) -> L::F {
 pub(super) fn reduce_add<L: Lanes>(l: L, x: L::F) -> f32 {
     let mut v = [0.0; 16];
     l.store(x, &mut v);
-    halve(v)
-}
-
-/// The sum of 16 values, halves added until one is left.
-#[inline(always)]
-pub(super) fn halve(mut v: [f32; 16]) -> f32 {
     let mut width = 8;
     while width > 0 {
         for i in 0..width {

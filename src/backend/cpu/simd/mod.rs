@@ -29,6 +29,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod block;
+mod cache;
 mod dot;
 mod isa;
 mod lanes;
@@ -40,7 +41,8 @@ mod quantize;
 mod scalar;
 mod tile;
 
-pub use attention::{Attention, AttentionScratch, KvCache, MAX_HEAD_DIM, SPLIT, attend};
+pub use attention::{Attention, AttentionScratch, MAX_HEAD_DIM, attend};
+pub use cache::{KvCache, SPLIT};
 pub use isa::{Isa, Task};
 pub use lanes::Lanes;
 pub use matmul::{Epilogue, Matrix, Product, multiply};

@@ -365,7 +365,7 @@ impl Panels {
 
     /// The bytes of a panel and of all after it: kernels read the first, and ask the cache for what follows.
     #[inline]
-    pub(super) fn from_panel(&self, panel: usize) -> &[u8] {
+    pub(super) fn panels_from(&self, panel: usize) -> &[u8] {
         self.memory.get(panel * self.stride..).unwrap_or(&[])
     }
 
@@ -385,7 +385,7 @@ impl Panels {
 
     /// Writes one block of one row as the file has it.
     fn unpack_block(&self, layout: &Layout, units: usize, row: usize, unit: usize, out: &mut [u8]) {
-        let panel = self.from_panel(row / ROWS);
+        let panel = self.panels_from(row / ROWS);
         for f in layout.fields {
             let start = match f.to {
                 Some(to) => unit * layout.body + to,

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::lanes::{Lanes, halve};
+use super::lanes::Lanes;
 
 /// Token of the portable implementation.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,7 @@ impl Lanes for Scalar {
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -47,6 +48,10 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; 16]) {
         *to = x;
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 64]) -> Self::F {
+        each!(16, i => f32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::F {
@@ -98,11 +103,6 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn sum_each(self, v: &[Self::F; 16]) -> Self::F {
-        each!(16, i => halve(v[i]))
-    }
-
-    #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         [x; 16]
     }
@@ -139,7 +139,7 @@ impl Lanes for Scalar {
         each!(16, i => a[i].to_bits().cast_signed())
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn floats_of(self, a: Self::I) -> Self::F {
         each!(16, i => f32::from_bits(a[i].cast_unsigned()))
     }
     #[inline(always)]
