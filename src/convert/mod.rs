@@ -1,1 +1,69 @@
-//! convert
+//! One format written from another, without loss: GGUF to APR and back.
+//!
+//! Tensors keep their bytes. Metadata keeps its order and types: an APR file made of a GGUF file carries that file's
+//! metadata (see [`GgufOrigin`](crate::format::apr::GgufOrigin)), so that the way back gives the same file, byte for
+//! byte. Where something has to change, the [`Report`] says what, and what it cost.
+
+mod apr_keys;
+mod apr_to_gguf;
+mod gguf_keys;
+mod gguf_to_apr;
+mod gguf_tokenizer;
+mod names;
+mod reencode;
+
+pub use apr_to_gguf::{apr_to_gguf, write_gguf};
+pub use gguf_to_apr::{gguf_to_apr, write_apr};
+
+use crate::quant::TensorType;
+
+/// What a conversion may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// GGUF to APR: store only types that the published `apr` reads. Others are decoded to F16, or to F32 where F16
+    /// would overflow, and the report says so.
+    pub compat: bool,
+    /// The model's new name.
+    pub name: Option<String>,
+}
+
+/// How far a conversion has come, in bytes of the output's tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes written.
+    pub done: u64,
+    /// Bytes to write in all.
+    pub total: u64,
+}
+
+/// What a conversion did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Tensors written.
+    pub tensors: usize,
+    /// Bytes of the tensors in the input.
+    pub bytes_read: u64,
+    /// Bytes of the tensors in the output.
+    pub bytes_written: u64,
+    /// Tensors whose values are stored in another type than before.
+    pub reencoded: Vec<Reencoded>,
+    /// What else a user should know: a default that was taken, a key that was not there.
+    pub notes: Vec<String>,
+}
+
+/// A tensor that was stored in another type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reencoded {
+    /// Its name in the input.
+    pub name: String,
+    /// Its type in the input.
+    pub from: TensorType,
+    /// Its type in the output.
+    pub to: TensorType,
+    /// Bytes in the input.
+    pub bytes_read: u64,
+    /// Bytes in the output.
+    pub bytes_written: u64,
+    /// Whether every value is the same as before.
+    pub exact: bool,
+}

@@ -57,6 +57,13 @@ impl AtomicFile {
         Ok(Self { target, out: BufWriter::with_capacity(1 << 20, temporary) })
     }
 
+    /// Commits if `check` finds nothing wrong with the complete file, which it gets under its temporary name.
+    pub fn commit_if(mut self, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        self.out.flush().map_err(|source| Error::Io { path: self.target.clone(), source })?;
+        check(self.out.get_ref().path())?;
+        self.commit()
+    }
+
     /// Writes what is buffered, waits until it is on the disk, and renames the file to its target.
     pub fn commit(self) -> Result<(), Error> {
         let target = self.target;

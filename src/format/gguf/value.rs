@@ -147,7 +147,7 @@ impl Array {
     }
 
     /// The elements as integers, if that is what they are and each fits `T`.
-    pub(super) fn integers<T: TryFrom<i128>>(&self) -> Option<Vec<T>> {
+    pub fn integers<T: TryFrom<i128>>(&self) -> Option<Vec<T>> {
         fn all<S: Copy + Into<i128>, T: TryFrom<i128>>(values: &[S]) -> Option<Vec<T>> {
             values.iter().map(|&v| T::try_from(v.into()).ok()).collect()
         }
