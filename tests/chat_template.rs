@@ -108,6 +108,14 @@ fn constructs_are_rendered_as_jinja2_does() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
+#[test]
+fn reasoning_is_passed_under_the_names_that_templates_read() {
+    let golden = read(&golden_folder().join("snippets.json"))["reasoning"].clone();
+    let template = ChatTemplate::new(golden["source"].as_str().unwrap(), None, None).unwrap();
+    let text = template.render(golden["messages"].as_array().unwrap(), false, &Map::new()).unwrap();
+    assert_eq!(text, golden["text"].as_str().unwrap());
+}
+
 fn render(source: &str) -> Result<String, Error> {
     ChatTemplate::new(source, None, None)?.render(
         &[json!({"role": "user", "content": "Hi"})],

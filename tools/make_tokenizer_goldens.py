@@ -107,19 +107,26 @@ def main():
 
     rng = random.Random(7)
     added = {"<tool": 4, "<tool_call>": 4, "<|x|>": 3, "<|x|><|y|>": 3, "[INST]": 3, "of the": 4}
+    longer = {"12": 1, "123": 1, "1234": 1, "hello": 1}
+    digits = ["1 2", "12 3", "123 4"]
     variants = []
     for base, changes in [
         ("bpe", {"pre": "default"}), ("bpe", {"pre": "gpt-2"}), ("bpe", {"pre": "llama-bpe", "add_bos_token": False}),
         ("bpe", {"pre": "smollm"}), ("bpe", {"pre": "default", "added": added}),
         ("bpe", {"pre": "llama-bpe", "added": added, "bos_token_id": 4094, "add_bos_token": True, "add_eos_token": True}),
+        ("bpe", {"pre": "default", "added": longer, "added_merges": digits}),
+        ("bpe", {"pre": "llama-bpe", "add_bos_token": False, "added": longer, "added_merges": digits}),
         ("spm", {}), ("spm", {"added": added}), ("spm", {"add_space_prefix": False, "added": added}),
         ("spm", {"add_bos_token": False, "add_eos_token": True}),
     ]:
         vocab = json.loads(json.dumps(bpe if base == "bpe" else spm))
-        vocab.update({k: v for k, v in changes.items() if k != "added"})
+        vocab.update({k: v for k, v in changes.items() if not k.startswith("added")})
+        vocab.setdefault("merges", []).extend(changes.get("added_merges", []))
         extra = changes.get("added", {})
         vocab["tokens"] += list(extra)
         vocab["token_type"] += list(extra.values())
+        if not vocab["merges"]:
+            del vocab["merges"]
         if "scores" in vocab:
             vocab["scores"] += [-1000.0] * len(extra)
         specials = list(extra) + (["<|im_end|>"] if base == "bpe" else ["<s>", "</s>", "<unk>", "<0x41>"])
