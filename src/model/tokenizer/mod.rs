@@ -5,8 +5,8 @@
 //! Hugging Face folder ─────────────┴─> TokenizerSpec ──> Tokenizer
 //! ```
 //!
-//! Encoding cuts the text at special tokens ([`special`]); what lies between goes through one of two models: byte-level
-//! BPE ([`byte_level`], with its [`pre_tokenizer`]) or SentencePiece ([`sentencepiece`]). Nothing here needs weights: a
+//! Encoding cuts the text at special tokens (`special`); what lies between goes through one of two models: byte-level
+//! BPE (`byte_level`, with its `pre_tokenizer`) or SentencePiece (`sentencepiece`). Nothing here needs weights: a
 //! GGUF file with a vocabulary alone will do.
 
 mod byte_level;
