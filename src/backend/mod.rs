@@ -63,6 +63,17 @@ pub trait Backend: Send {
     /// Fills the first `values.len()` values of a buffer.
     fn set_buffer(&mut self, graph: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error>;
 
+    /// The keys and values that the cache holds for a position, `[num_kv_heads, head_dim]` each. `None` from a backend
+    /// whose cache cannot be asked: a comparison then sees it only through `Attention`.
+    fn cached(
+        &mut self,
+        _layer: usize,
+        _slot: u32,
+        _position: u32,
+    ) -> Result<Option<(Vec<f32>, Vec<f32>)>, Error> {
+        Ok(None)
+    }
+
     /// What has run since the backend was made.
     fn counters(&self) -> Counters;
 }
