@@ -87,6 +87,13 @@ fn dot_format<W: Format, const T: usize>(isa: Isa, kind: TileKind, args: Args<'_
 /// A block of activations: rows of words, one word per token.
 type XBlock<const T: usize> = [[i32; T]; WORDS];
 
+/// Whether no tile is so wide with these lanes (see [`Isa::tile`]): such a kernel is never called, and need not be
+/// compiled.
+#[inline(always)]
+const fn too_wide<L: Lanes, const T: usize>() -> bool {
+    T > 8 && !L::WIDE
+}
+
 /// The units of a panel: bodies, then tails.
 #[inline(always)]
 fn units<W: Format>(args: &Args<'_>) -> (usize, usize) {
@@ -152,6 +159,9 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
+        if too_wide::<L, T>() {
+            return;
+        }
         let (units, tails) = units::<W>(&self.0);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
@@ -244,6 +254,9 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
+        if too_wide::<L, T>() {
+            return;
+        }
         let (units, tails) = units::<W>(&self.0);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
@@ -300,6 +313,9 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
+        if too_wide::<L, T>() {
+            return;
+        }
         let (units, tails) = units::<W>(&self.0);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<32>().0;
         let mut acc = [l.splat(0.0); T];
@@ -397,6 +413,9 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
+        if too_wide::<L, T>() {
+            return;
+        }
         let xs = self.0.x.as_chunks::<T>().0;
         let mut acc = [l.splat(0.0); T];
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
