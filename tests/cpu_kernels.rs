@@ -443,3 +443,30 @@ fn speed() {
         }
     }
 }
+
+/// Speed of RMSNorm and quantization.
+#[test]
+#[ignore = "a measurement"]
+fn quantization_speed() {
+    let mut random = Random(1);
+    for isa in Isa::available() {
+        for (cols, tokens) in [(1536, 1), (8960, 1), (1536, 64)] {
+            let x = random.floats(cols * tokens);
+            let weight = random.floats(cols);
+            let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
+            let source = Source { x: &x, stride: cols, rows: None };
+            let norm = Norm { weight: &weight, eps: 1e-6 };
+            let mut best = f64::MAX;
+            for _ in 0..200 {
+                let start = std::time::Instant::now();
+                for index in 0..Tile::count(isa, tokens) {
+                    // SAFETY: no workers run.
+                    unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, index), source, Some(norm)) };
+                }
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            let each = best / (cols * tokens) as f64;
+            println!("{} [{tokens}, {cols}]: {:.0} ns, {:.2} ns a value", isa.name(), best * 1e9, each * 1e9);
+        }
+    }
+}
