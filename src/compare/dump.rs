@@ -75,8 +75,7 @@ fn stage(op: OpKind, buffer: &str) -> Option<&'static str> {
 /// NumPy's format, version 1.0: magic, version, header length, header padded to 64 bytes, data.
 pub fn npy(width: usize, values: &[f32]) -> Vec<u8> {
     let rows = values.len() / width.max(1);
-    let mut header =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
     while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }

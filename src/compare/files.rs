@@ -4,9 +4,9 @@
 //! feed-forward layer is compared layer by layer. Honest quantization keeps the ratio near 1; outside of
 //! [`RATIO_LIMITS`] something is scaled, permuted or missing.
 
+use super::Error;
 use super::metric::{cosine, mean_and_deviation, nmse, top_token};
 use super::plot::{Axis, Chart, Series};
-use super::Error;
 use crate::engine::Device;
 use crate::plan::{OpKind, Row, Rows};
 use serde::Serialize;
@@ -81,7 +81,11 @@ impl FileComparison {
 ///
 /// # Errors
 /// Vocabularies of different sizes, a device that fails.
-pub fn compare_models(base: &mut Device, other: &mut Device, tokens: &[u32]) -> Result<FileComparison, Error> {
+pub fn compare_models(
+    base: &mut Device,
+    other: &mut Device,
+    tokens: &[u32],
+) -> Result<FileComparison, Error> {
     let vocab = base.decoder().shape().vocab_size;
     let found = other.decoder().shape().vocab_size;
     if vocab != found {
@@ -104,8 +108,7 @@ pub fn compare_models(base: &mut Device, other: &mut Device, tokens: &[u32]) -> 
 /// # Errors
 /// A file that holds neither one row nor one per token, a device that fails.
 pub fn compare_logits(base: &mut Device, file: &Path, tokens: &[u32]) -> Result<FileComparison, Error> {
-    let bytes =
-        std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
+    let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
     let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let vocab = base.decoder().shape().vocab_size;
     let rows = values.len() / vocab;
@@ -159,12 +162,8 @@ fn watch(device: &mut Device, tokens: &[u32], watcher: &mut Watcher<'_>) -> Resu
     let graph = device.graph(rows)?;
     let backend = device.backend_mut();
     for (start, tile) in (0..).step_by(tile).zip(tokens.chunks(tile)) {
-        let row = |(i, &token): (usize, &u32)| Row {
-            token,
-            slot: 0,
-            position: (start + i) as u32,
-            logits: false,
-        };
+        let row =
+            |(i, &token): (usize, &u32)| Row { token, slot: 0, position: (start + i) as u32, logits: false };
         let rows: Vec<_> = tile.iter().enumerate().map(row).collect();
         for (index, step) in plan.steps.iter().enumerate() {
             if step.op.kind() == OpKind::Head {

@@ -27,7 +27,9 @@ impl Difference {
         let mut worst = Self { nmse: nmse(found, truth), ..Self::default() };
         for (at, (&a, &b)) in found.iter().zip(truth).enumerate() {
             let error = (a - b).abs();
-            if error > worst.max_error || error.is_nan() && !worst.max_error.is_nan() && a.is_nan() != b.is_nan() {
+            if error > worst.max_error
+                || error.is_nan() && !worst.max_error.is_nan() && a.is_nan() != b.is_nan()
+            {
                 (worst.max_error, worst.at) = (error, at);
             }
             worst.ulp = worst.ulp.max(ulp(a, b));
@@ -79,9 +81,8 @@ pub fn ulp(a: f32, b: f32) -> u32 {
 
 /// `a.b / (|a| |b|)`; blind to scale, so only for people who know it from other tools.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 

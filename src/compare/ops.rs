@@ -3,12 +3,12 @@
 
 use super::metric::Difference;
 use super::{Error, Random};
-use crate::backend::{Backend, GraphId};
 use crate::backend::cpu::twin::Twin;
+use crate::backend::{Backend, GraphId};
 use crate::model::{Architecture, ModelConfig, Role, RopeConfig, RopePairing, RopeScaling};
 use crate::plan::{
-    Activations, Decoder, KvLayout, KvType, Numerics, OpKind, Plan, RopeTable, Row, Rows, Step, Weight, WeightId,
-    WeightSource,
+    Activations, Decoder, KvLayout, KvType, Numerics, OpKind, Plan, RopeTable, Row, Rows, Step, Weight,
+    WeightId, WeightSource,
 };
 use crate::quant::{self, TensorType};
 use std::sync::Arc;
@@ -151,11 +151,7 @@ impl Case {
     ///
     /// # Errors
     /// A shape that no plan can be made for.
-    pub fn decoder_of(
-        &self,
-        num_layers: usize,
-        seed: u64,
-    ) -> Result<(Decoder, Arc<RandomWeights>), Error> {
+    pub fn decoder_of(&self, num_layers: usize, seed: u64) -> Result<(Decoder, Arc<RandomWeights>), Error> {
         let (num_heads, num_kv_heads, head_dim) = self.heads;
         let config = ModelConfig {
             architecture: Architecture::Qwen2,

@@ -88,9 +88,13 @@ impl Scale {
         }
         let rough = (self.high - self.low) / 6.0;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
         let first = (self.low / step).ceil();
-        (0..20).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= self.high * 1.0001).collect()
+        (0..20)
+            .map(|i| (first + f64::from(i)) * step)
+            .take_while(|tick| *tick <= self.high * 1.0001)
+            .collect()
     }
 }
 
@@ -103,7 +107,8 @@ impl Chart {
                 && (x > 0.0 || !self.x.logarithmic)
                 && (y > 0.0 || !self.y.logarithmic)
         };
-        let points = || self.series.iter().flat_map(|series| series.points.iter().copied().filter(|p| shown(p)));
+        let points =
+            || self.series.iter().flat_map(|series| series.points.iter().copied().filter(|p| shown(p)));
         let x_scale = Scale::new(&self.x, points().map(|p| p.0));
         let y_scale = Scale::new(&self.y, points().map(|p| p.1));
         let px = |x: f64| LEFT + x_scale.at(x) * (WIDTH - LEFT - RIGHT);
@@ -120,13 +125,22 @@ impl Chart {
             let x = px(tick);
             line(&mut svg, (x, TOP), (x, bottom), "#e0e0e0");
             let text = number(tick);
-            let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>", bottom + 16.0);
+            let _ = writeln!(
+                svg,
+                "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
+                bottom + 16.0
+            );
         }
         for tick in y_scale.ticks() {
             let y = py(tick);
             line(&mut svg, (LEFT, y), (right, y), "#e0e0e0");
             let text = number(tick);
-            let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 6.0, y + 4.0);
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+                LEFT - 6.0,
+                y + 4.0
+            );
         }
         let _ = writeln!(
             svg,

@@ -77,15 +77,17 @@ fn op_checks(cases: &[Case], make: &Make<'_>, batches: &[usize]) -> Result<Vec<C
     for op in OpKind::ALL {
         for activations in ALL {
             let of_op = outcomes.iter().filter(|o| o.op == op && o.activations == activations);
-            let Some(worst) = of_op.clone().reduce(|a, b| {
-                if a.difference.worse(b.difference) == a.difference { a } else { b }
-            }) else {
+            let Some(worst) = of_op
+                .clone()
+                .reduce(|a, b| if a.difference.worse(b.difference) == a.difference { a } else { b })
+            else {
                 continue;
             };
             let limit = ops::limit(op, activations);
             let Difference { nmse, ulp, .. } = worst.difference;
             let passed = nmse <= limit;
-            let place = if passed { String::new() } else { format!(" ({}, {} rows)", worst.case, worst.rows) };
+            let place =
+                if passed { String::new() } else { format!(" ({}, {} rows)", worst.case, worst.rows) };
             checks.push(Check {
                 name: op.name().to_owned(),
                 activations: activations.name(),
@@ -185,9 +187,8 @@ impl ModelChecks<'_> {
     fn run(&mut self) -> Result<Vec<Check>, Error> {
         let vocab = self.model.decoder.shape().vocab_size;
         let mut random = Random::new(5);
-        let mut prompt = |count: usize| -> Vec<u32> {
-            (0..count).map(|_| random.below(vocab) as u32).collect()
-        };
+        let mut prompt =
+            |count: usize| -> Vec<u32> { (0..count).map(|_| random.below(vocab) as u32).collect() };
         let (first, second) = (prompt(40), prompt(40));
         let mut checks = Vec::new();
 
@@ -201,7 +202,12 @@ impl ModelChecks<'_> {
         let found = format!("NMSE {other:.1e} apart");
         checks.push(self.check("model: another prompt", found, "differs", other > 1e-3));
         let again = nmse(&self.model.logits(&first)?, &logits);
-        checks.push(self.check("model: the same prompt again", format!("NMSE {again:.1e}"), "0", again == 0.0));
+        checks.push(self.check(
+            "model: the same prompt again",
+            format!("NMSE {again:.1e}"),
+            "0",
+            again == 0.0,
+        ));
 
         let (greedy, short) = (Sampling::default(), first.get(..9).unwrap_or_default());
         let stepwise = self.model.generate(short, (1, false), &greedy)?;

@@ -210,7 +210,8 @@ impl BaseReader {
         let mut found = vec![0; expected.len()];
         input.read_exact(&mut found).map_err(io)?;
         if found != expected {
-            let what = "expected the base run of the same text, vocabulary and window (--ctx); found another one";
+            let what =
+                "expected the base run of the same text, vocabulary and window (--ctx); found another one";
             return Err(Error::File { path: path.to_owned(), what: what.to_owned() });
         }
         Ok(Self { input, path: path.to_owned(), vocab: header.vocab })
@@ -218,9 +219,7 @@ impl BaseReader {
 
     fn row(&mut self) -> Result<Vec<f64>, Error> {
         let mut bytes = vec![0; 8 + 2 * self.vocab];
-        self.input
-            .read_exact(&mut bytes)
-            .map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        self.input.read_exact(&mut bytes).map_err(|source| Error::Io { path: self.path.clone(), source })?;
         let (head, steps) = bytes.split_at(8);
         let float = |at: usize| {
             head.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0.0, |b| f32::from_le_bytes(*b))

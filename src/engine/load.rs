@@ -1,11 +1,13 @@
 //! A model, opened, checked and set up on a backend.
 
 use super::{Device, Error};
-use crate::backend::{self, Backend};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
+use crate::backend::{self, Backend};
 use crate::model::{Model, Role, WeightTensor};
-use crate::plan::{Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource};
+use crate::plan::{
+    Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource,
+};
 use std::fmt;
 use std::sync::Arc;
 
@@ -191,19 +193,12 @@ pub fn start(
 /// Sets up a backend, with notes for its user. The only place that names them all.
 pub fn set_up(
     choice: BackendChoice,
-    (decoder, source, kv_layout, rope): (
-        &Decoder,
-        Arc<dyn WeightSource + Send + Sync>,
-        KvLayout,
-        RopeTable,
-    ),
+    (decoder, source, kv_layout, rope): (&Decoder, Arc<dyn WeightSource + Send + Sync>, KvLayout, RopeTable),
     threads: Option<usize>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Box<dyn Backend>, Vec<String>), Error> {
     Ok(match choice {
-        BackendChoice::Twin => {
-            (Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?), Vec::new())
-        }
+        BackendChoice::Twin => (Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?), Vec::new()),
         BackendChoice::Auto | BackendChoice::Cpu => {
             let cpu = Cpu::new(decoder, source, (kv_layout, rope), threads, None, progress)?;
             let packed = cpu.packed_bytes() as f64 / 1e6;

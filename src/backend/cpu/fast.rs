@@ -6,7 +6,7 @@ use super::pool::{Pool, PoolError, SharedBuffer};
 use super::simd::{Isa, KvCache, Panels};
 use super::slots::{Slots, advance, buffer_len, check_rows};
 use super::{outside_of_cache, physical_cores, probe};
-use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
+use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
 use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, WeightId, WeightSource};
 use crate::quant;
 use std::ops::Range;
@@ -207,12 +207,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn cached(
-        &mut self,
-        layer: usize,
-        slot: u32,
-        position: u32,
-    ) -> Result<Option<(Vec<f32>, Vec<f32>)>, Error> {
+    fn cached(&mut self, layer: usize, slot: u32, position: u32) -> Result<Option<KeysAndValues>, Error> {
         let (slot, position) = (slot as usize, position as usize);
         let found = self.kv_cache.read(layer, slot, position);
         found.map(Some).ok_or_else(|| outside_of_cache(layer, slot, position))

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::isa::{Isa, Task};
 use super::lanes::Lanes;
+use crate::backend::KeysAndValues;
 use crate::backend::cpu::pool::{PoolError, SharedBuffer};
 use crate::plan::{KvLayout, KvType};
 
@@ -128,7 +129,7 @@ impl KvCache {
     }
 
     /// The keys and values of one position, `[num_kv_heads, head_dim]` each; `None` outside of the cache.
-    pub fn read(&mut self, layer: usize, slot: usize, position: usize) -> Option<(Vec<f32>, Vec<f32>)> {
+    pub fn read(&mut self, layer: usize, slot: usize, position: usize) -> Option<KeysAndValues> {
         let (dim, kv_type) = (self.layout.head_dim, self.layout.kv_type);
         let first = self.head(layer, slot, 0).filter(|_| position < self.layout.context)?;
         let (mut keys, mut values) = (Vec::new(), Vec::new());

@@ -20,7 +20,7 @@ pub use sample::{argmax, philox, sample, uniform};
 
 use super::outside_of_cache;
 use super::slots::{Slots, advance, buffer_len, check_finite, check_rows};
-use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
+use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
 use crate::plan::{
     BufferId, KvLayout, Linear, Op, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
 };
@@ -238,12 +238,7 @@ impl Backend for Twin {
         })
     }
 
-    fn cached(
-        &mut self,
-        layer: usize,
-        slot: u32,
-        position: u32,
-    ) -> Result<Option<(Vec<f32>, Vec<f32>)>, Error> {
+    fn cached(&mut self, layer: usize, slot: u32, position: u32) -> Result<Option<KeysAndValues>, Error> {
         let l = &self.kv_layout;
         let (slot, position) = (slot as usize, position as usize);
         if layer >= l.num_layers || slot >= l.slots || position >= l.context {
