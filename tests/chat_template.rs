@@ -1,6 +1,8 @@
 //! Chat templates against what transformers renders (`tests/golden/chat_template`, written by
 //! `tools/make_chat_goldens.py`), and the errors of templates that cannot be used.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use aprgpu::model::chat_template::{ChatTemplate, Error, TemplateOrigin};
@@ -104,6 +106,14 @@ fn constructs_are_rendered_as_jinja2_does() {
         }
     }
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn reasoning_is_passed_under_the_names_that_templates_read() {
+    let golden = read(&golden_folder().join("snippets.json"))["reasoning"].clone();
+    let template = ChatTemplate::new(golden["source"].as_str().unwrap(), None, None).unwrap();
+    let text = template.render(golden["messages"].as_array().unwrap(), false, &Map::new()).unwrap();
+    assert_eq!(text, golden["text"].as_str().unwrap());
 }
 
 fn render(source: &str) -> Result<String, Error> {

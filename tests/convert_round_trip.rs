@@ -1,5 +1,7 @@
 //! GGUF to APR and back gives the same file; APR files of the peer become GGUF files that hold the same model.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod model_files;
 
 use aprgpu::convert::{self, Options, Report};
@@ -301,6 +303,53 @@ fn rows_of_a_llama_model_with_neox_rope_are_permuted_for_gguf() {
     let apr = Apr::from_map(map(&model_files::apr(keys, LLAMA_TENSORS))).unwrap();
     let gguf = Gguf::from_map(map(&to_gguf(&apr).0)).unwrap();
     assert!(gguf.tensor("blk.0.attn_q.weight").unwrap().bytes() == before.bytes());
+}
+
+#[test]
+fn q_k_and_v_in_one_tensor_are_split() {
+    let tensors: &[(&str, TensorType, &[usize])] = &[
+        ("model.embed_tokens.weight", TensorType::F32, &[4, 8]),
+        ("model.layers.0.self_attn.qkv_proj.weight", TensorType::F16, &[16, 8]),
+        ("model.layers.0.self_attn.qkv_proj.bias", TensorType::F32, &[16]),
+    ];
+    let apr = Apr::from_map(map(&model_files::apr(llama_keys(), tensors))).unwrap();
+    let (file, report) = to_gguf(&apr);
+    assert_eq!(report.bytes_read, 4 * 8 * 4 + 16 * 8 * 2 + 16 * 4);
+    let gguf = Gguf::from_map(map(&file)).unwrap();
+    let fused = apr.tensor("model.layers.0.self_attn.qkv_proj.weight").unwrap();
+    // Two heads of q and one of k are permuted, v is not.
+    let rows = [("q", &[0, 2, 1, 3, 4, 6, 5, 7][..]), ("k", &[8, 10, 9, 11]), ("v", &[12, 13, 14, 15])];
+    let bias = values(apr.tensor("model.layers.0.self_attn.qkv_proj.bias").unwrap());
+    for (part, rows) in rows {
+        let weight = gguf.tensor(&format!("blk.0.attn_{part}.weight")).unwrap();
+        let part_bias = values(gguf.tensor(&format!("blk.0.attn_{part}.bias")).unwrap());
+        assert_eq!((weight.rows(), part_bias.len()), (rows.len(), rows.len()));
+        for (to, &from) in rows.iter().enumerate() {
+            assert_eq!(weight.row(to), fused.row(from), "{part}");
+            assert_eq!(part_bias[to].to_bits(), bias[from].to_bits(), "{part}");
+        }
+    }
+    assert!(gguf.tensor("blk.0.attn_qkv.weight").is_none());
+
+    let short: &[(&str, TensorType, &[usize])] =
+        &[tensors[0], ("model.layers.0.self_attn.qkv_proj.weight", TensorType::F16, &[15, 8])];
+    let apr = Apr::from_map(map(&model_files::apr(llama_keys(), short))).unwrap();
+    let error =
+        convert::write_gguf(&apr, Vec::new(), Path::new("o"), &Options::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("rows 12..16 do not lie in its 15"), "{error}");
+}
+
+#[test]
+fn the_model_in_the_repository_becomes_the_gguf_file_that_it_was_made_of() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/tiny-coder.apr");
+    if !path.exists() {
+        println!("skipped: no tests/models/tiny-coder.apr");
+        return;
+    }
+    let (file, report) = to_gguf(&Apr::open(&path).unwrap());
+    assert_eq!(report.reencoded, []);
+    // Length and checksum of the file that llama.cpp's own tools made.
+    assert_eq!((file.len(), crc32fast::hash(&file)), (3_788_192, 0x8d02_7a84));
 }
 
 #[test]

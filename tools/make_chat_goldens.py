@@ -85,7 +85,7 @@ CONVERSATIONS = [
 ]
 
 VALUES = {"t": True, "f": False, "n": None, "i": 42, "neg": -7, "big": 12345678901234567, "x": 1.0, "y": 0.1, "e": 1e20, "s": 1e-7,
-          "pi": 3.141592653589793, "mid": 123456789012345680.0, "small": 0.0001,
+          "pi": 3.141592653589793, "mid": 123456789012345680.0, "small": 0.0001, "tiny": 0.00001234, "wide": 1e16, "less": 1e15,
           "text": "Hello, wörld", "pad": "  \n padded \t", "list": [1, "a", None, True, 2.5, "it's", "\"", "\n\u00a0é🙂\x07\\"],
           "map": {"b": 1, "a": [None, {"k": "v"}], "it's": "q"}, "nested": [[1, 2], {"x": {}}], "none_list": [], "words": ["b", "A", "c"],
           "people": [{"name": "Ann", "age": 30}, {"name": "Bob", "age": 25}, {"name": "Cy"}]}
@@ -93,7 +93,7 @@ SNIPPETS = [
     "{{ t }} {{ f }} {{ n }} {{ i }} {{ neg }} {{ big }}", "{{ x }} {{ y }} {{ e }} {{ s }} {{ pi }} {{ mid }} {{ small }}", "{{ list }}", "{{ map }}", "{{ nested }} {{ none_list }} {{ {} }}",
     "{{ missing }}|{{ missing is defined }}|{{ missing is none }}|{{ missing|length }}|{{ missing|default('d') }}", "{{ missing.attr }}", "{{ n.attr }}|{{ map.nope }}|{{ map['nope'] is defined }}",
     "{{ n + 1 }}", "{{ missing + 'x' }}", "{{ 'a' + 1 }}", "{{ 'a' ~ 1 ~ 'b' }}", "{{ 'abc'[0] }} {{ 'abc'[-1] }} {{ 'abcdef'[1:4] }} {{ 'abc'[::-1] }} {{ list[-3] }} {{ words[::-1] }}",
-    "{{ map|tojson }}", "{{ list|tojson }}", "{{ map|tojson(indent=2) }}", "{{ nested|tojson(indent=4) }}", "{{ 'é<&>\\'\"'|tojson }}", "{{ 'é🙂'|tojson(ensure_ascii=True) }}",
+    "{{ tiny }} {{ wide }} {{ less }} {{ [tiny, wide]|tojson }}", "{{ map|tojson }}", "{{ list|tojson }}", "{{ map|tojson(indent=2) }}", "{{ nested|tojson(indent=4) }}", "{{ 'é<&>\\'\"'|tojson }}", "{{ 'é🙂'|tojson(ensure_ascii=True) }}",
     "{{ map|tojson(separators=(',', ':')) }}", "{{ map|tojson(sort_keys=true) }}", "{{ [x, e, s, t, n]|tojson }}", "{{ none_list|tojson(indent=2) }}{{ {}|tojson(indent=2) }}", "{{ missing|tojson }}",
     "{{ list|string }} {{ n|string }} {{ t|string }} {{ i|string + '!' }}", "{{ words|join(', ') }} {{ list|join('-') }} {{ 'abc'|join('.') }} {{ people|join(',', attribute='name') }}",
     "{{ pad|trim }}|{{ pad.strip() }}|{{ pad.lstrip() }}|{{ pad.rstrip() }}|{{ 'xxaxx'.strip('x') }}|{{ '__a'|trim('_') }}",
@@ -130,6 +130,10 @@ SNIPPETS = [
     "{{ 'a' if 'b' in 'abc' and not 'z' in 'abc' }} {{ 1 < 2 < 3 }} {{ 'a' not in ['a'] }}", "{{ text|length > 3 and text|length < 100 }}", "{{ i|tojson }} {{ text|tojson }} {{ t|tojson }} {{ n|tojson }}", "{{ '\u2028 \x7f \x1f'|tojson }}",
     "{% for pair in {'a': 1}.items() %}{{ pair[0] }}{{ pair[1] }}{% endfor %}", "{{ {'a': none, 'b': true, 3: 'x'} }}", "{{ 'x'.foo }}|{{ list.foo }}", "{{ 'x'.foo() }}", "{% if x is undefined %}a{% elif y %}b{% else %}c{% endif %}",
 ]
+
+
+REASONING = [m("user", "?"), m("assistant", "a", reasoning="first"), m("assistant", "b", thinking="second"), m("assistant", "c", reasoning_content=None)]
+REASONING_TEMPLATE = "{% for message in messages %}{{ message }} {{ message.thinking }} {{ message.reasoning_content }}\n{% endfor %}"
 
 
 def special(name):
@@ -171,7 +175,8 @@ def main():
     dump = lambda value: json.dumps(value, ensure_ascii=False, indent=0, separators=(",", ":")) + "\n"
     (out / "rendered.json").write_text(dump({"conversations": conversations, "templates": rows}))
     snippets = [{"source": s, **render(s, [], False, {**VALUES, "bos_token": "<bos>", "eos_token": "<eos>"})} for s in SNIPPETS]
-    (out / "snippets.json").write_text(dump({"values": VALUES, "snippets": snippets}))
+    reasoning = {"source": REASONING_TEMPLATE, "messages": REASONING, **render(REASONING_TEMPLATE, REASONING, False, {})}
+    (out / "snippets.json").write_text(dump({"values": VALUES, "snippets": snippets, "reasoning": reasoning}))
 
 
 main()

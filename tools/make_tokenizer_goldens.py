@@ -8,6 +8,8 @@ needs gguf, numpy and llama-cpp-python. FIXTURES is the folder with coder/, llam
 - `<name>.vocabulary.json`: the `tokenizer.ggml.*` keys of a GGUF file.
 - `<name>.tokens.json`: strings with ids and decoded text, as the fixtures have them.
 - `<name>.prompts.json`: the prompts of the model's own file and their ids.
+- `hf-bpe/`, `hf-spm/`: the tokenizer's files of two Hugging Face folders, white space taken out.
+- `bpe.gguf`: the first vocabulary as a GGUF file without tensors.
 - `variants.json`: the same vocabularies with other pre-tokenizers, added user-defined and control tokens, and
   flags, each written to a vocabulary-only GGUF file and tokenized by llama.cpp.
 """
@@ -30,7 +32,7 @@ def vocabulary(path):
     return found
 
 
-def write_gguf(path, vocab):
+def write_gguf(path, vocab, template=None):
     w = gguf.GGUFWriter(path, "llama")
     w.add_block_count(1), w.add_context_length(64), w.add_embedding_length(64), w.add_head_count(1)
     w.add_feed_forward_length(64), w.add_layer_norm_rms_eps(1e-5)
@@ -44,6 +46,8 @@ def write_gguf(path, vocab):
             w.add_string(key, v)
         else:
             w.add_array(key, v)
+    if template:
+        w.add_chat_template(template)
     w.write_header_to_file(), w.write_kv_data_to_file(), w.close()
 
 
@@ -91,21 +95,38 @@ def main():
         ids = next(iter(model["files"].values()))["tokens"]
         write(name + ".prompts.json", [{"text": t, "ids": i} for t, i in zip(model["prompts"], ids, strict=True)])
 
+    for name, folder in [("hf-bpe", "coder/hf"), ("hf-spm", "llama-spm/hf")]:
+        (out / name).mkdir(exist_ok=True)
+        for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]:
+            write(f"{name}/{file}", json.loads((fixtures / folder / file).read_text()))
+        if (fixtures / folder / "tokenizer.model").exists():
+            (out / name / "tokenizer.model").write_bytes((fixtures / folder / "tokenizer.model").read_bytes())
+    template = (fixtures / "coder/hf/chat_template.jinja").read_text()
+    (out / "hf-bpe/chat_template.jinja").write_text(template)
+    write_gguf(str(out / "bpe.gguf"), bpe, template)
+
     rng = random.Random(7)
     added = {"<tool": 4, "<tool_call>": 4, "<|x|>": 3, "<|x|><|y|>": 3, "[INST]": 3, "of the": 4}
+    longer = {"12": 1, "123": 1, "1234": 1, "hello": 1}
+    digits = ["1 2", "12 3", "123 4"]
     variants = []
     for base, changes in [
         ("bpe", {"pre": "default"}), ("bpe", {"pre": "gpt-2"}), ("bpe", {"pre": "llama-bpe", "add_bos_token": False}),
         ("bpe", {"pre": "smollm"}), ("bpe", {"pre": "default", "added": added}),
         ("bpe", {"pre": "llama-bpe", "added": added, "bos_token_id": 4094, "add_bos_token": True, "add_eos_token": True}),
+        ("bpe", {"pre": "default", "added": longer, "added_merges": digits}),
+        ("bpe", {"pre": "llama-bpe", "add_bos_token": False, "added": longer, "added_merges": digits}),
         ("spm", {}), ("spm", {"added": added}), ("spm", {"add_space_prefix": False, "added": added}),
         ("spm", {"add_bos_token": False, "add_eos_token": True}),
     ]:
         vocab = json.loads(json.dumps(bpe if base == "bpe" else spm))
-        vocab.update({k: v for k, v in changes.items() if k != "added"})
+        vocab.update({k: v for k, v in changes.items() if not k.startswith("added")})
+        vocab.setdefault("merges", []).extend(changes.get("added_merges", []))
         extra = changes.get("added", {})
         vocab["tokens"] += list(extra)
         vocab["token_type"] += list(extra.values())
+        if not vocab["merges"]:
+            del vocab["merges"]
         if "scores" in vocab:
             vocab["scores"] += [-1000.0] * len(extra)
         specials = list(extra) + (["<|im_end|>"] if base == "bpe" else ["<s>", "</s>", "<unk>", "<0x41>"])

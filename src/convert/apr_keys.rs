@@ -93,7 +93,7 @@ pub(super) fn from_metadata(
     );
     keys.insert(
         "param_count".to_owned(),
-        tensors.iter().map(|tensor| tensor.len() as u64).sum::<u64>().into(),
+        tensors.iter().fold(0_u64, |sum, tensor| sum.saturating_add(tensor.len() as u64)).into(),
     );
     if !architecture.is_empty() {
         keys.insert("architecture".to_owned(), architecture.into());

@@ -166,12 +166,26 @@ fn from_keys<'a>(apr: &'a Apr, report: &mut Report) -> Result<Plan<'a>, Error> {
             report.notes.push(format!("{}: left out; it is a copy of the embedding", tensor.name));
             continue;
         }
-        let mut output = Output::for_gguf(tensor, &name)?;
-        if let Some(heads) = config.heads_to_permute(&name) {
-            output = output.permuted(heads)?;
+        for mut output in split_qkv(Output::for_gguf(tensor, &name)?, &config)? {
+            if let Some(heads) = config.heads_to_permute(&output.spec.name) {
+                output = output.permuted(heads)?;
+            }
+            outputs.push(output);
         }
-        outputs.push(output);
     }
     let metadata = gguf_keys::metadata(apr, &config, &outputs, report)?;
     Ok(Plan { version: 3, metadata, outputs, tail: None })
+}
+
+/// Old files of the peer hold q, k and v of a layer as one tensor, their rows one below the other.
+fn split_qkv<'a>(output: Output<'a>, config: &gguf_keys::Config) -> Result<Vec<Output<'a>>, Error> {
+    let Some((layer, kind)) = output.spec.name.split_once(".attn_qkv.") else { return Ok(vec![output]) };
+    let mut start = 0;
+    let parts =
+        [("q", config.q_rows()), ("k", config.kv_rows()), ("v", config.kv_rows())].map(|(part, rows)| {
+            let range = start..start + rows;
+            start = range.end;
+            output.part(&format!("{layer}.attn_{part}.{kind}"), range)
+        });
+    parts.into_iter().collect()
 }

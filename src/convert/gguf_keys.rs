@@ -2,24 +2,15 @@
 //! needs to load the model and to compute what the model computes.
 
 use super::Report;
+use super::gguf_tokenizer;
 use super::names::is_hugging_face;
 use super::reencode::Output;
 use crate::format::apr::Apr;
-use crate::format::gguf::{Array, Strings, Value};
+use crate::format::gguf::Value;
 use crate::format::{Error, Tensor, TensorSpec};
 use crate::quant::TensorType;
-use std::collections::HashSet;
 
 pub(super) const FILE_TYPE_KEY: &str = "general.file_type";
-
-/// Token types, as llama.cpp numbers them.
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
-/// The score of a token that must never be chosen.
-const UNUSED_SCORE: f32 = -10000.0;
 
 /// Numbers of the model, checked against the shapes of its tensors.
 #[derive(Clone, Debug)]
@@ -32,13 +23,13 @@ pub(super) struct Config {
     head_dim: u32,
     intermediate_size: u32,
     max_position_embeddings: u32,
-    vocab_size: u32,
+    pub(super) vocab_size: u32,
     rope_theta: f32,
     rms_norm_eps: f32,
     permute: bool,
 }
 
-fn error(apr: &Apr, key: &str, what: impl Into<String>) -> Error {
+pub(super) fn error(apr: &Apr, key: &str, what: impl Into<String>) -> Error {
     Error::Key { path: apr.path().to_owned(), key: key.to_owned(), what: what.into() }
 }
 
@@ -144,6 +135,16 @@ impl Config {
         Ok(permute)
     }
 
+    /// Rows of the matrix that makes queries.
+    pub(super) fn q_rows(&self) -> usize {
+        self.num_heads as usize * self.head_dim as usize
+    }
+
+    /// Rows of each matrix that makes keys or values.
+    pub(super) fn kv_rows(&self) -> usize {
+        self.num_kv_heads as usize * self.head_dim as usize
+    }
+
     /// How many heads the rows of a tensor make, if they must be permuted.
     pub(super) fn heads_to_permute(&self, gguf_name: &str) -> Option<usize> {
         let heads = match gguf_name.rsplit('.').nth(1)? {
@@ -204,7 +205,7 @@ pub(super) fn metadata(
         put(&key("attention.sliding_window"), Value::U32(window));
     }
     rope_scaling(apr, architecture, outputs, &mut put)?;
-    tokenizer(apr, config, report, &mut put)?;
+    gguf_tokenizer::add(apr, config, report, &mut put)?;
     put("general.quantization_version", Value::U32(2));
     if let Some(file_type) = file_type(outputs.iter().map(|output| &output.spec)) {
         put(FILE_TYPE_KEY, Value::U32(file_type));
@@ -255,139 +256,13 @@ fn rope_scaling(
     Ok(())
 }
 
-fn tokenizer(
-    apr: &Apr,
-    config: &Config,
-    report: &mut Report,
-    put: &mut impl FnMut(&str, Value),
-) -> Result<(), Error> {
-    let missing = |key: &str| error(apr, key, "the key is missing, and llama.cpp loads no model without it");
-    let model = apr.string("tokenizer.model")?.ok_or_else(|| missing("tokenizer.model"))?;
-    let model = match model.to_ascii_lowercase().as_str() {
-        "gpt2" | "bpe" => "gpt2",
-        "llama" | "spm" | "sentencepiece" | "unigram" => "llama",
-        _ => {
-            return Err(error(
-                apr,
-                "tokenizer.model",
-                format!("expected \"gpt2\" or \"llama\", found {model:?}"),
-            ));
-        }
-    };
-    let pre = match (apr.string("tokenizer.pre_type")?, config.architecture, model) {
-        (Some(pre), ..) => pre,
-        (None, _, "llama") => "default",
-        (None, "qwen2" | "qwen3", _) => "qwen2",
-        (None, ..) => return Err(missing("tokenizer.pre_type")),
-    };
-    let mut tokens = apr.strings("tokenizer.vocabulary")?.ok_or_else(|| missing("tokenizer.vocabulary"))?;
-    let known = tokens.len();
-    let vocab_size = config.vocab_size as usize;
-    if known > vocab_size {
-        let what = format!("found {known} tokens, but the embedding has {vocab_size} rows");
-        return Err(error(apr, "tokenizer.vocabulary", what));
-    }
-    let mut seen = HashSet::new();
-    if let Some((id, token)) = tokens.iter().enumerate().find(|(_, token)| !seen.insert(*token)) {
-        let what =
-            format!("token {id}, \"{}\", is there twice; llama.cpp refuses that", token.escape_ascii());
-        return Err(error(apr, "tokenizer.vocabulary", what));
-    }
-    let mut types = match apr.i32s("tokenizer.token_type")? {
-        Some(types) if types.len() == known => types,
-        Some(types) => {
-            let what = format!("expected {known} types, one per token, found {}", types.len());
-            return Err(error(apr, "tokenizer.token_type", what));
-        }
-        None => {
-            report.notes.push(
-                "tokenizer.token_type is missing; types are guessed from the tokens' spelling".to_owned(),
-            );
-            guess_types(&tokens, model)
-        }
-    };
-    let mut scores = apr.f32s("tokenizer.scores")?;
-    if let Some(found) = scores.as_ref().map(Vec::len).filter(|&found| found != known) {
-        return Err(error(
-            apr,
-            "tokenizer.scores",
-            format!("expected {known} scores, one per token, found {found}"),
-        ));
-    }
-    if known < vocab_size {
-        report
-            .notes
-            .push(format!("the vocabulary of {known} tokens is padded to the embedding's {vocab_size} rows"));
-        for id in known..vocab_size {
-            tokens.push(format!("[PAD{id}]").as_bytes());
-        }
-        types.resize(vocab_size, UNUSED);
-        if let Some(scores) = &mut scores {
-            scores.resize(vocab_size, UNUSED_SCORE);
-        }
-    }
-    put("tokenizer.ggml.model", model.into());
-    put("tokenizer.ggml.pre", pre.into());
-    put("tokenizer.ggml.tokens", Array::String(tokens).into());
-    match (scores, model) {
-        (Some(scores), _) => put("tokenizer.ggml.scores", Array::F32(scores).into()),
-        (None, "llama") => return Err(missing("tokenizer.scores")),
-        _ => {}
-    }
-    put("tokenizer.ggml.token_type", Array::I32(types).into());
-    match (apr.strings("tokenizer.merges")?, model) {
-        (Some(merges), _) => put("tokenizer.ggml.merges", Array::String(merges).into()),
-        (None, "gpt2") => return Err(missing("tokenizer.merges")),
-        _ => {}
-    }
-    for name in ["bos", "eos", "eot", "unknown", "padding"] {
-        let key = format!("tokenizer.{name}_token_id");
-        let Some(id) = apr.u32(&key)? else { continue };
-        if id >= config.vocab_size {
-            return Err(error(apr, &key, format!("found {id}, but there are {vocab_size} tokens")));
-        }
-        put(&format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
-    }
-    if apr.u32("tokenizer.eos_token_id")?.is_none() {
-        return Err(missing("tokenizer.eos_token_id"));
-    }
-    for name in ["add_bos_token", "add_eos_token", "add_space_prefix"] {
-        if let Some(add) = apr.bool(&format!("tokenizer.{name}"))? {
-            put(&format!("tokenizer.ggml.{name}"), Value::Bool(add));
-        } else if name == "add_bos_token" && config.architecture != "llama" {
-            put("tokenizer.ggml.add_bos_token", Value::Bool(false));
-        }
-    }
-    let template = match apr.string("chat_template")? {
-        Some(template) => Some(template),
-        None => apr.string("tokenizer.chat_template")?,
-    };
-    if let Some(template) = template {
-        put("tokenizer.chat_template", template.into());
-    }
-    Ok(())
-}
-
-/// Types by spelling: `<|...|>` and SentencePiece's `<s>` and `</s>` are control tokens, `<0x0A>` is a byte.
-fn guess_types(tokens: &Strings, model: &str) -> Vec<i32> {
-    let sentence_piece = model == "llama";
-    let type_of = |token: &[u8]| match token {
-        [b'<', b'|', .., b'|', b'>'] => CONTROL,
-        b"<unk>" if sentence_piece => UNKNOWN,
-        b"<s>" | b"</s>" if sentence_piece => CONTROL,
-        [b'<', b'0', b'x', _, _, b'>'] if sentence_piece => BYTE,
-        _ => NORMAL,
-    };
-    tokens.iter().map(type_of).collect()
-}
-
 /// llama.cpp's number for a file most of whose weights have this type; `None` where it has no number for it.
 pub(super) fn file_type<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> Option<u32> {
     let mut counts: Vec<(TensorType, u64)> = Vec::new();
     for spec in specs.filter(|spec| spec.shape.len() >= 2) {
         let elements = spec.shape.iter().map(|&dim| dim as u64).product::<u64>();
         match counts.iter_mut().find(|(tensor_type, _)| *tensor_type == spec.tensor_type) {
-            Some((_, count)) => *count += elements,
+            Some((_, count)) => *count = count.saturating_add(elements),
             None => counts.push((spec.tensor_type, elements)),
         }
     }

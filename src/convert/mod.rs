@@ -8,6 +8,7 @@ mod apr_keys;
 mod apr_to_gguf;
 mod gguf_keys;
 mod gguf_to_apr;
+mod gguf_tokenizer;
 mod names;
 mod reencode;
 
@@ -15,6 +16,7 @@ pub use apr_to_gguf::{apr_to_gguf, write_gguf};
 pub use gguf_to_apr::{gguf_to_apr, write_apr};
 
 use crate::quant::TensorType;
+use std::fmt;
 
 /// What a conversion may change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,4 +67,20 @@ pub struct Reencoded {
     pub bytes_written: u64,
     /// Whether every value is the same as before.
     pub exact: bool,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        write!(f, "{} tensors, {:.1} MB", self.tensors, megabytes(self.bytes_written))?;
+        if self.reencoded.is_empty() {
+            write!(f, ", every tensor byte for byte as it was")?;
+        }
+        for one in &self.reencoded {
+            let loss = if one.exact { "exactly" } else { "rounded" };
+            let (from, to) = (megabytes(one.bytes_read), megabytes(one.bytes_written));
+            write!(f, "\n{}: {} to {}, {loss}, {from:.2} MB to {to:.2} MB", one.name, one.from, one.to)?;
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))
+    }
 }

@@ -4,6 +4,7 @@ use super::{Progress, Reencoded, Report};
 use crate::format::{Error, Tensor, TensorSpec};
 use crate::quant::{self, BlockAprQ4, BlockQ4_0, TensorType};
 use half::f16;
+use std::ops::Range;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 4 << 20;
@@ -14,6 +15,8 @@ pub(super) struct Output<'a> {
     pub(super) spec: TensorSpec,
     pub(super) source: &'a Tensor,
     how: How,
+    /// The source's rows that are written.
+    rows: Range<usize>,
     /// Rows go from Hugging Face's order to that of NORM RoPE, in heads of so many rows.
     head_rows: Option<usize>,
 }
@@ -32,7 +35,7 @@ impl<'a> Output<'a> {
     /// The source's bytes under another name.
     pub(super) fn copy(source: &'a Tensor, name: &str) -> Self {
         let spec = TensorSpec { name: name.to_owned(), ..TensorSpec::of(source) };
-        Self { spec, source, how: How::Copy, head_rows: None }
+        Self { spec, source, how: How::Copy, rows: 0..matrix_rows(source), head_rows: None }
     }
 
     /// The source's values as floats: F32 if `exact` or where F16 would overflow, F16 otherwise.
@@ -60,14 +63,33 @@ impl<'a> Output<'a> {
     fn with(source: &'a Tensor, name: &str, to: TensorType, how: How) -> Result<Self, Error> {
         let spec = TensorSpec::new(name, to, &source.shape)
             .ok_or_else(|| error(source, format!("its size as {to} overflows")))?;
-        Ok(Self { spec, source, how, head_rows: None })
+        Ok(Self { spec, source, how, rows: 0..matrix_rows(source), head_rows: None })
+    }
+
+    /// Only these rows, under another name: one part of matrices (or biases) that were stored as one.
+    pub(super) fn part(&self, name: &str, rows: Range<usize>) -> Result<Self, Error> {
+        let outside = || error(self.source, format!("rows {rows:?} do not lie in its {}", self.rows.len()));
+        if rows.start > rows.end || rows.end > self.rows.len() {
+            return Err(outside());
+        }
+        let shape = match self.source.shape.split_last() {
+            Some((&cols, [_])) => vec![rows.len(), cols],
+            Some((_, [])) => vec![rows.len()],
+            _ => {
+                return Err(error(
+                    self.source,
+                    format!("expected a matrix, found shape {:?}", self.source.shape),
+                ));
+            }
+        };
+        let spec = TensorSpec::new(name, self.spec.tensor_type, &shape).ok_or_else(outside)?;
+        Ok(Self { spec, rows, ..self.clone() })
     }
 
     /// Moves rows from Hugging Face's order to that of NORM RoPE: within each head, row `i` of the first half and row
     /// `i` of the second half become neighbours.
     pub(super) fn permuted(mut self, heads: usize) -> Result<Self, Error> {
-        // A bias is one number per row of its matrix.
-        let rows = if self.source.shape.len() == 1 { self.source.cols() } else { self.source.rows() };
+        let rows = self.rows.len();
         match rows.checked_div(heads) {
             Some(head_rows) if head_rows * heads == rows && head_rows.is_multiple_of(2) => {
                 self.head_rows = Some(head_rows);
@@ -81,25 +103,24 @@ impl<'a> Output<'a> {
 
     /// Writes the tensor's bytes to `sink`, in pieces.
     pub(super) fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        if self.how == How::Copy && self.head_rows.is_none() {
+        let all = self.rows == (0..matrix_rows(self.source));
+        if self.how == How::Copy && self.head_rows.is_none() && all {
             return self.source.bytes().chunks(CHUNK).try_for_each(sink);
         }
-        let (rows, cols) = (self.source.rows(), self.source.cols());
-        let mut values = vec![0.0; cols];
+        let mut values = vec![0.0; self.source.cols()];
         let mut bytes = Vec::new();
-        if self.source.shape.len() == 1 {
+        let order = (0..self.rows.len())
+            .map(|to| self.rows.start + self.head_rows.map_or(to, |head_rows| hf_row(to, head_rows)));
+        if self.source.shape.len() <= 1 {
+            // A bias: each element goes with a row of its matrix. Vectors are of types without blocks by now.
             self.row(0, &mut values, &mut bytes)?;
-            if let Some(head_rows) = self.head_rows {
-                let width = bytes.len() / cols.max(1);
-                let order = (0..cols).filter_map(|to| bytes.chunks_exact(width).nth(hf_row(to, head_rows)));
-                bytes = order.flatten().copied().collect();
-            }
-            return sink(&bytes);
+            let width = self.spec.tensor_type.block_bytes();
+            let elements: Vec<&[u8]> = bytes.chunks_exact(width).collect();
+            return sink(&order.filter_map(|from| elements.get(from).copied()).collect::<Vec<_>>().concat());
         }
-        for to in 0..rows {
-            let row = self.head_rows.map_or(to, |head_rows| hf_row(to, head_rows));
+        for from in order {
             bytes.clear();
-            self.row(row, &mut values, &mut bytes)?;
+            self.row(from, &mut values, &mut bytes)?;
             sink(&bytes)?;
         }
         Ok(())
@@ -128,6 +149,12 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// The source's bytes that go into this tensor.
+    fn bytes_read(&self) -> u64 {
+        let (part, all) = (self.rows.len() as u128, matrix_rows(self.source).max(1) as u128);
+        (self.source.range.len() as u128 * part / all) as u64
+    }
+
     /// What the report says of it, if it changed.
     fn reencoded(&self) -> Option<Reencoded> {
         let from = self.source.tensor_type;
@@ -136,11 +163,16 @@ impl<'a> Output<'a> {
             name: self.source.name.clone(),
             from,
             to,
-            bytes_read: self.source.range.len() as u64,
+            bytes_read: self.bytes_read(),
             bytes_written: self.spec.bytes as u64,
             exact: to == TensorType::F32 || self.how == How::AprQ4ToQ4_0,
         })
     }
+}
+
+/// Rows of a matrix; for a bias, its elements: one per row of the matrix that it belongs to.
+fn matrix_rows(tensor: &Tensor) -> usize {
+    if tensor.shape.len() <= 1 { tensor.cols() } else { tensor.rows() }
 }
 
 /// The row of a Hugging Face matrix that is row `to` of a NORM one.
@@ -168,7 +200,7 @@ pub(super) fn write_all(
         })?;
         output.source.map.release(output.source.range.clone());
         report.tensors += 1;
-        report.bytes_read += output.source.range.len() as u64;
+        report.bytes_read += output.bytes_read();
         report.bytes_written += output.spec.bytes as u64;
         report.reencoded.extend(output.reencoded());
     }

@@ -2,7 +2,7 @@
 
 use super::{Error, Scheduler, SequenceId, StopStrings};
 use crate::backend::Sampling;
-use crate::model::tokenizer::{StreamDecoder, Tokenizer};
+use crate::model::{StreamDecoder, Tokenizer};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 

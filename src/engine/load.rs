@@ -2,6 +2,7 @@
 
 use super::{Device, Error};
 use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
 use crate::model::{Model, Role, WeightTensor};
 use crate::plan::{Activations, Decoder, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource};
@@ -136,13 +137,16 @@ pub fn load(
     let backend: Box<dyn Backend> = match settings.backend {
         BackendChoice::Twin => Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?),
         BackendChoice::Auto | BackendChoice::Cpu => {
-            let _ = progress;
-            Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?)
+            let cpu = Cpu::new(&decoder, source, (kv_layout, rope), settings.threads, None, progress)?;
+            let packed = cpu.packed_bytes() as f64 / 1e6;
+            let copy = "weights repacked for the CPU; the mapped file's pages were given back";
+            report.notes.push(format!("{packed:.1} MB of {copy}"));
+            Box::new(cpu)
         }
     };
     report.backend = format!("{}: {}", backend.name(), backend.describe());
     if settings.backend == BackendChoice::Auto {
-        report.reason = Some("chosen because no other backend is built in".to_owned());
+        report.reason = Some("chosen by `auto`: no other backend is built in".to_owned());
     }
     let device =
         Device::new(backend, decoder, settings.numerics, (context, trained), settings.slots, settings.chunk);

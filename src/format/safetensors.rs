@@ -42,6 +42,9 @@ pub fn read(map: &Map) -> Result<Vec<Tensor>, Error> {
             return Err(key_error(format!("its bytes {start} to {end} of the data do not lie in the file")));
         };
         let shape = info.shape.clone();
+        if shape.contains(&0) {
+            return Err(key_error(format!("expected dimensions of 1 and more, found {shape:?}")));
+        }
         match stored_bytes(tensor_type, &shape) {
             Some(expected) if expected == range.len() => {}
             _ => {

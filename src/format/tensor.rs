@@ -97,11 +97,10 @@ impl TensorSpec {
     }
 }
 
-/// Number of elements; `None` where the product of the dimensions overflows, zeros left aside. So no partial product
-/// of them overflows either.
+/// Number of elements; `None` where the product of the dimensions overflows. Readers refuse dimensions of zero, so no
+/// partial product overflows either.
 pub(super) fn element_count(shape: &[usize]) -> Option<usize> {
-    let product = shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim.max(1)))?;
-    Some(if shape.contains(&0) { 0 } else { product })
+    shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))
 }
 
 fn row_bytes(tensor_type: TensorType, cols: usize) -> Option<usize> {

@@ -5,7 +5,7 @@ mod from_apr;
 mod from_gguf;
 mod from_hf;
 mod json;
-mod rope;
+mod scaling;
 
 use super::Architecture;
 use serde::Serialize;

@@ -9,6 +9,22 @@ pub enum Error {
     /// The file cannot be read as its format says.
     #[error(transparent)]
     Format(#[from] crate::format::Error),
+    /// There is no usable tokenizer.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The file at hand.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: super::tokenizer::Error,
+    },
+    /// There is no usable chat template.
+    #[error("{}: {source}", path.display())]
+    ChatTemplate {
+        /// The file at hand.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: super::chat_template::Error,
+    },
     /// The path is of no format that is read here.
     #[error("{}: {what}", path.display())]
     Unrecognized {
@@ -56,7 +72,7 @@ impl Error {
         match self {
             Self::Format(error) => error.exit_code(),
             Self::Unrecognized { .. } => 4,
-            Self::Invalid { .. } => 5,
+            Self::Invalid { .. } | Self::Tokenizer { .. } | Self::ChatTemplate { .. } => 5,
             Self::Unsupported { .. } => 6,
         }
     }

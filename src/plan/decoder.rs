@@ -210,6 +210,12 @@ impl Decoder {
         self.roles.get(id.0 as usize).copied()
     }
 
+    /// Whether a matrix is multiplied with, not only looked up in.
+    pub fn is_multiplied(&self, id: WeightId) -> bool {
+        let ops = self.layers.iter().flatten().chain([&self.head]);
+        ops.flat_map(Op::weights).any(|weight| weight == id)
+    }
+
     /// The cache for `slots` sequences of up to `context` positions.
     pub fn kv_layout(&self, slots: usize, context: usize, kv_type: KvType) -> KvLayout {
         KvLayout {

@@ -95,6 +95,32 @@ pub struct KvLayout {
     pub kv_type: KvType,
 }
 
+impl KvLayout {
+    /// Values in the keys alone; `None` if that overflows.
+    pub fn values(&self) -> Option<usize> {
+        self.num_layers
+            .checked_mul(self.slots)?
+            .checked_mul(self.num_kv_heads)?
+            .checked_mul(self.context)?
+            .checked_mul(self.head_dim)
+    }
+
+    /// Bytes of keys and values together; `None` if that overflows.
+    pub fn bytes(&self) -> Option<usize> {
+        let size = match self.kv_type {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        };
+        self.values()?.checked_mul(2 * size)
+    }
+
+    /// Index of the first value of a head at a position.
+    pub fn at(&self, layer: usize, slot: usize, kv_head: usize, position: usize) -> usize {
+        (((layer * self.slots + slot) * self.num_kv_heads + kv_head) * self.context + position)
+            * self.head_dim
+    }
+}
+
 /// Index of a weight in [`Plan::weights`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightId(pub u32);

@@ -30,7 +30,8 @@ impl F16Bytes {
     /// Whether the value is neither NaN nor infinite.
     #[inline]
     pub fn is_finite(self) -> bool {
-        f16::from_le_bytes(self.0).is_finite()
+        const EXPONENT: u16 = 0x7c00;
+        u16::from_le_bytes(self.0) & EXPONENT != EXPONENT
     }
 }
 
@@ -41,6 +42,13 @@ pub(crate) trait Block: Pod {
 
     /// Writes the block's values; `out` has [`TensorType::block_len`] places.
     fn decode(&self, out: &mut [f32]);
+
+    /// Writes the values of several blocks; `out` has a place for each.
+    fn decode_row(blocks: &[Self], out: &mut [f32]) {
+        for (block, out) in blocks.iter().zip(out.chunks_exact_mut(Self::TYPE.block_len())) {
+            block.decode(out);
+        }
+    }
 
     /// Whether every float in the block is finite.
     fn is_finite(&self) -> bool;

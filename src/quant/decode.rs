@@ -64,10 +64,7 @@ pub fn finite_scales(tensor_type: TensorType, bytes: &[u8]) -> Result<(), Error>
 }
 
 fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    let blocks = blocks::<B>(bytes, out.len())?;
-    for (out, block) in out.chunks_exact_mut(B::TYPE.block_len()).zip(blocks) {
-        block.decode(out);
-    }
+    B::decode_row(blocks(bytes, out.len())?, out);
     Ok(())
 }
 

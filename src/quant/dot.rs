@@ -26,8 +26,8 @@ use super::q8::{Q8Blocks, Q8Row};
 use super::q8_k::{Q8KBlock, Q8KRow};
 use super::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, TensorType,
+    decode_row,
 };
-use crate::quant::decode_row;
 
 /// A row of quantized weights times activations in blocks of 32 ([`Q8Row::quantize`]; with
 /// [`Q8Row::quantize_q8_0`] this is what ggml does for weights that are not in super-blocks).

@@ -61,6 +61,16 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// A block of finite values is too large for its type: its scale, minimum or value would be infinite.
+    #[error(
+        "the values from element {index} on are too large for {tensor_type}: expected a scale within float16"
+    )]
+    TooLarge {
+        /// The type that was to be encoded.
+        tensor_type: TensorType,
+        /// Index of the block's first element.
+        index: usize,
+    },
     /// The importance matrix does not fit the row.
     #[error("the importance matrix has {found} weights, expected one per column ({expected})")]
     ImportanceLength {

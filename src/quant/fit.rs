@@ -46,6 +46,55 @@ pub(crate) fn reciprocal(d: f32) -> f32 {
     }
 }
 
+/// The least and the largest of 32 finite values, each the first of its equals.
+#[inline]
+pub(crate) fn range(x: &[f32; 32]) -> (f32, f32) {
+    // The bits of a float, those of a negative one reversed, are ordered as the floats are; so the maximum and minimum
+    // are those of integers, which the compiler reduces in vector registers.
+    let order = |bits: i32| bits ^ (bits >> 31 & 0x7fff_ffff);
+    let (mut min, mut max) = (i32::MAX, i32::MIN);
+    for v in x {
+        let key = order(v.to_bits() as i32);
+        min = min.min(key);
+        max = max.max(key);
+    }
+    let value = |key| f32::from_bits(order(key) as u32);
+    let first_zero = || x.iter().copied().find(|v| *v == 0.0).unwrap_or(0.0);
+    let value = |key| if value(key) == 0.0 { first_zero() } else { value(key) };
+    (value(min), value(max))
+}
+
+/// The first of largest magnitude of 32 finite values.
+#[inline]
+pub(crate) fn largest(x: &[f32; 32]) -> f32 {
+    let (min, max) = range(x);
+    if max > -min {
+        max
+    } else if max < -min {
+        min
+    } else {
+        x.iter().copied().find(|v| v.abs() == max).unwrap_or(0.0)
+    }
+}
+
+/// The integers of a group. A loop over a slice, because `array::map` is not turned into vector instructions.
+#[inline(always)]
+pub(crate) fn quants<const N: usize, Q: Copy + Default>(x: &[f32; N], quant: impl Fn(f32) -> Q) -> [Q; N] {
+    let mut q = [Q::default(); N];
+    for (q, &x) in q.iter_mut().zip(x) {
+        *q = quant(x);
+    }
+    q
+}
+
+/// `v` without its fraction, for 0 <= v < 128; 0 for NaN.
+#[inline(always)]
+pub(crate) fn truncate(v: f32) -> u8 {
+    const ONE_PER_ULP: f32 = 8_388_608.0; // 2^23: the sum's low bits are the nearest integer
+    let sum = v + ONE_PER_ULP;
+    (sum.to_bits() as u8 & 127) - u8::from(sum - ONE_PER_ULP > v)
+}
+
 /// Brings up to [`LANES`] groups of `N` values side by side; missing lanes are zero.
 #[inline]
 pub(crate) fn transpose<const N: usize>(groups: &[[f32; N]]) -> [Lanes; N] {

@@ -28,7 +28,7 @@ impl Bf16Bytes {
     /// The value as float32 (exact).
     #[inline]
     pub fn to_f32(self) -> f32 {
-        bf16::from_le_bytes(self.0).to_f32()
+        f32::from_bits(u32::from(u16::from_le_bytes(self.0)) << 16)
     }
 
     /// The bfloat16 nearest to `value`, ties to even.
@@ -45,6 +45,12 @@ impl Block for F32Bytes {
         out.fill(self.to_f32());
     }
 
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        for (value, out) in values.iter().zip(out) {
+            *out = value.to_f32();
+        }
+    }
+
     fn is_finite(&self) -> bool {
         self.to_f32().is_finite()
     }
@@ -57,8 +63,20 @@ impl Block for F16Bytes {
         out.fill(self.to_f32());
     }
 
+    /// With the processor's conversion of whole vectors, where it has one.
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        let mut aligned = [f16::ZERO; 256];
+        for (values, out) in values.chunks(256).zip(out.chunks_mut(256)) {
+            let aligned = &mut aligned[..values.len()];
+            for (aligned, value) in aligned.iter_mut().zip(values) {
+                *aligned = f16::from_le_bytes(value.0);
+            }
+            aligned.convert_to_f32_slice(out);
+        }
+    }
+
     fn is_finite(&self) -> bool {
-        (*self).is_finite()
+        Self::is_finite(*self)
     }
 }
 
@@ -69,8 +87,15 @@ impl Block for Bf16Bytes {
         out.fill(self.to_f32());
     }
 
+    fn decode_row(values: &[Self], out: &mut [f32]) {
+        for (value, out) in values.iter().zip(out) {
+            *out = value.to_f32();
+        }
+    }
+
     fn is_finite(&self) -> bool {
-        self.to_f32().is_finite()
+        const EXPONENT: u16 = 0x7f80;
+        u16::from_le_bytes(self.0) & EXPONENT != EXPONENT
     }
 }
 
@@ -96,9 +121,10 @@ impl Encode for F16Bytes {
 }
 
 impl Encode for Bf16Bytes {
+    /// As [`Bf16Bytes::from_f32`], without its care for NaN, which cannot come here.
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         for (x, out) in x.iter().zip(out) {
-            *out = Self::from_f32(*x);
+            *out = Self((((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) >> 16) as u16).to_le_bytes());
         }
     }
 }

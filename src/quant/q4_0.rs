@@ -9,7 +9,7 @@
 
 use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
-use super::fit::{self, LANES, reciprocal};
+use super::fit::{self, LANES, largest, reciprocal};
 use super::importance::weigh;
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
@@ -70,19 +70,13 @@ impl Encode for BlockQ4_0 {
                 for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
                     let d = largest(x) / -8.0;
                     let inverse = reciprocal(d);
-                    let q = x.map(|v| ((v * inverse + 8.5) as i32).min(15) as u8);
+                    let q = fit::quants(x, |v| fit::truncate(v * inverse + 8.5).min(15));
                     *out = Self { d: F16Bytes::from_f32(d), qs: pack(&q) };
                 }
             }
             Some(importance) => fit_row(x, importance, 8, out, |d, q| Self { d, qs: pack(&q) }),
         }
     }
-}
-
-/// The first value of largest magnitude.
-pub(crate) fn largest(x: &[f32; 32]) -> f32 {
-    let magnitude = x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
-    x.iter().copied().find(|v| v.to_bits() & 0x7fff_ffff == magnitude).unwrap_or(0.0)
 }
 
 /// Two integers of at most 15 per byte, as in [`BlockQ4_0::qs`]; higher bits are dropped.
@@ -103,7 +97,7 @@ pub(crate) fn fit_row<B>(
     for ((x, w), out) in groups.zip(out.chunks_mut(LANES)) {
         let found = fit::fit_symmetric(&fit::transpose(x), &fit::transpose(w), max_q);
         for (k, (x, out)) in x.iter().zip(out).enumerate() {
-            *out = block(F16Bytes::from_f32(found.scale[k]), x.map(|x| found.quant(k, x)));
+            *out = block(F16Bytes::from_f32(found.scale[k]), fit::quants(x, |x| found.quant(k, x)));
         }
     }
 }

@@ -86,14 +86,10 @@ pub(crate) fn encode_range<B>(
     block: impl Fn(F16Bytes, F16Bytes, [u8; 32]) -> B,
 ) {
     for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
-        let (mut min, mut max) = (f32::MAX, -f32::MAX);
-        for &v in x {
-            min = if v < min { v } else { min };
-            max = if v > max { v } else { max };
-        }
+        let (min, max) = fit::range(x);
         let d = (max - min) / f32::from(max_q);
         let inverse = reciprocal(d);
-        let q = x.map(|v| (((v - min) * inverse + 0.5) as i32).min(i32::from(max_q)) as u8);
+        let q = fit::quants(x, |v| fit::truncate((v - min) * inverse + 0.5).min(max_q));
         *out = block(F16Bytes::from_f32(d), F16Bytes::from_f32(min), q);
     }
 }
@@ -112,7 +108,7 @@ pub(crate) fn fit_row<B>(
         let found = fit::fit_affine(&fit::transpose(x), &fit::transpose(w), max_q, WEIGHTED_TRIALS);
         for (k, (x, out)) in x.iter().zip(out).enumerate() {
             let (d, m) = (F16Bytes::from_f32(found.scale[k]), F16Bytes::from_f32(-found.minimum[k]));
-            *out = block(d, m, x.map(|x| found.quant(k, x)));
+            *out = block(d, m, fit::quants(x, |x| found.quant(k, x)));
         }
     }
 }

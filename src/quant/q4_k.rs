@@ -248,9 +248,9 @@ fn finish(
         let minimum = dmin.to_f32() * f32::from(minimums[b]);
         if scale == 0.0 {
             // Nothing to divide by: the integers of the search stay, as in ggml.
-            *q = x.map(|x| found.quant(b, x));
+            *q = fit::quants(x, |x| found.quant(b, x));
         } else {
-            *q = x.map(|x| nearest_int((x + minimum) / scale).clamp(0, i32::from(max_q)) as u8);
+            *q = fit::quants(x, |x| nearest_int((x + minimum) / scale).clamp(0, i32::from(max_q)) as u8);
         }
     }
     SuperBlock { d, dmin, scales: k_scales::pack(&scales, &minimums), q }

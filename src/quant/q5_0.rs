@@ -10,8 +10,8 @@
 
 use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
-use super::fit::reciprocal;
-use super::q4_0::{self, largest};
+use super::fit::{largest, quants, reciprocal, truncate};
+use super::q4_0;
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
 
@@ -81,7 +81,7 @@ impl Encode for BlockQ5_0 {
                 for (x, out) in x.as_chunks::<32>().0.iter().zip(out) {
                     let d = largest(x) / -16.0;
                     let inverse = reciprocal(d);
-                    let q = x.map(|v| ((v * inverse + 16.5) as i32).min(31) as u8);
+                    let q = quants(x, |v| truncate(v * inverse + 16.5).min(31));
                     *out = block(F16Bytes::from_f32(d), q);
                 }
             }
@@ -92,6 +92,14 @@ impl Encode for BlockQ5_0 {
 
 /// The fifth bits of 32 integers, as in [`BlockQ5_0::qh`].
 pub(crate) fn pack_high(q: &[u8; 32]) -> [u8; 4] {
-    let high = q.iter().enumerate().fold(0, |high, (j, &q)| high | (u32::from(q >> 4 & 1) << j));
-    high.to_le_bytes()
+    // The product moves bit 0 of byte i to bit 56 + i, for all eight bytes at once.
+    let gather = |bytes: &[u8; 8]| {
+        let bits = (u64::from_le_bytes(*bytes) >> 4) & 0x0101_0101_0101_0101;
+        (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+    };
+    let mut high = [0; 4];
+    for (high, q) in high.iter_mut().zip(q.as_chunks::<8>().0) {
+        *high = gather(q);
+    }
+    high
 }

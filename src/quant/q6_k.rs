@@ -115,7 +115,7 @@ fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> BlockQ6K {
     let weights = match importance {
         Some(importance) => importance,
         None => {
-            squares = x.map(|x| x * x);
+            squares = fit::quants(x, |x| x * x);
             &squares
         }
     };
@@ -136,9 +136,9 @@ fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> BlockQ6K {
         let scale = d.to_f32() * f32::from(scales[b]);
         if scale == 0.0 {
             // Nothing to divide by: the integers of the search stay, as in ggml.
-            *q = x.map(|x| found[b / LANES].quant(b % LANES, x));
+            *q = fit::quants(x, |x| found[b / LANES].quant(b % LANES, x));
         } else {
-            *q = x.map(|x| (nearest_int(x / scale).clamp(-32, 31) + 32) as u8);
+            *q = fit::quants(x, |x| (nearest_int(x / scale).clamp(-32, 31) + 32) as u8);
         }
     }
     let (mut ql, mut qh) = ([0; 128], [0; 64]);

@@ -16,7 +16,7 @@
 //! In the Q8_0 form the scale is rounded to float16 after the integers were computed, and they are rounded half away
 //! from zero, as in ggml's `quantize_row_q8_0`. It serves `q8_k` for weights that are not in super-blocks.
 
-use super::fit::nearest_int;
+use super::fit::{nearest_int, quants};
 use super::q8_0::BlockQ8_0;
 use super::{Error, TensorType};
 
@@ -105,7 +105,7 @@ pub fn quantize_block(x: &[f32; 32]) -> (f32, [i8; 32]) {
     }
     let scale = max / 127.0;
     let inverse = 1.0 / scale;
-    (scale, x.map(|v| nearest_int(v * inverse) as i8))
+    (scale, quants(x, |v| nearest_int(v * inverse) as i8))
 }
 
 /// The sum of 16 integers.

@@ -9,7 +9,7 @@
 
 use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
-use super::fit::reciprocal;
+use super::fit::{quants, reciprocal};
 use super::q8::Q8Blocks;
 use bytemuck::{Pod, Zeroable};
 
@@ -35,7 +35,7 @@ impl BlockQ8_0 {
         // Adding the float below one half and dropping the fraction rounds half away from zero, in vector registers.
         let half = 0.5f32.next_down();
         let round = |v: f32| (v + half.copysign(v)) as i32 as i8;
-        Self { d: F16Bytes::from_f32(d), qs: x.map(|v| round(v * inverse)) }
+        Self { d: F16Bytes::from_f32(d), qs: quants(x, |v| round(v * inverse)) }
     }
 }
 

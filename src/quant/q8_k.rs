@@ -13,7 +13,7 @@
 //! As bytes (`block_q8_K` in `ggml/src/ggml-common.h`, 292 bytes): `scale` float32, 256 signed bytes, 16 signed 16-bit
 //! sums. Source of the formula: `quantize_row_q8_K_ref` in `ggml/src/ggml-quants.c`.
 
-use super::fit::nearest_int;
+use super::fit::{nearest_int, quants};
 use super::q8::sum_of_16;
 use super::{Error, TensorType};
 use bytemuck::{Pod, Zeroable};
@@ -112,7 +112,7 @@ pub fn quantize_block(x: &[f32; 256]) -> (f32, [i8; 256]) {
     }
     let max = x.iter().copied().find(|v| v.to_bits() & 0x7fff_ffff == max_bits).unwrap_or(0.0);
     let inverse = -127.0 / max;
-    let q = x.map(|v| nearest_int(inverse * v).min(127) as i8);
+    let q = quants(x, |v| nearest_int(inverse * v).min(127) as i8);
     (1.0 / inverse, q)
 }
 

@@ -1,8 +1,16 @@
 //! The CPU backend: `twin/` is the specification of every op, scalar; `simd/` is the fast path beside it.
 
-mod kv_cache;
+mod fast;
+mod phases;
+pub mod pool;
+mod probe;
+pub mod simd;
 mod slots;
 pub mod twin;
+
+pub use fast::Cpu;
+pub use probe::{Probe, physical_cores, probe};
+pub use simd::Isa;
 
 use super::Error;
 use crate::plan::KvLayout;
@@ -10,7 +18,7 @@ use crate::plan::KvLayout;
 /// Values in the cache, or why there can be no such cache.
 fn cache_len(layout: &KvLayout) -> Result<usize, Error> {
     let fits = layout.bytes().filter(|&bytes| bytes <= isize::MAX as usize);
-    fits.and(layout.len()).ok_or_else(|| Error::OutOfMemory {
+    fits.and(layout.values()).ok_or_else(|| Error::OutOfMemory {
         what: format!("a KV cache of {} positions for {} sequences", layout.context, layout.slots),
         needed: u64::MAX,
         available: isize::MAX as u64,

@@ -82,17 +82,17 @@ pub(super) fn buffer_len(plan: &Plan, rows: &[Row], id: BufferId) -> Result<usiz
     Ok(buffer.width * if id == Plan::LOGITS { asked } else { rows.len() })
 }
 
-/// Looks for values that are not numbers in what a step has written.
-pub(super) fn check_finite(
+/// Looks for values that are not numbers in what a step has written; `values` gives a buffer's contents.
+pub(super) fn check_finite<'a>(
     plan: &Plan,
     step: &Step,
     rows: &[Row],
-    buffers: &[Vec<f32>],
+    mut values: impl FnMut(BufferId) -> &'a [f32],
 ) -> Result<(), Error> {
     for &id in &step.writes {
-        let (buffer, values) = (&plan.buffers[id.0 as usize], &buffers[id.0 as usize]);
         let written = buffer_len(plan, rows, id)?;
-        if let Some(at) = values[..written].iter().position(|value| !value.is_finite()) {
+        let buffer = &plan.buffers[id.0 as usize];
+        if let Some(at) = values(id).iter().take(written).position(|value| !value.is_finite()) {
             return Err(Error::NotFinite {
                 op: step.op.kind().name(),
                 layer: step.layer,

@@ -1,1 +1,44 @@
-fn main() {}
+//! The `aprgpu` command: parse, call the library, print.
+
+mod args;
+mod chat;
+mod convert;
+mod devices;
+mod failure;
+mod inspect;
+mod logits;
+mod opened;
+mod progress;
+mod run;
+mod template;
+mod tokenize;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::chat(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Convert(args) => convert::convert(&args),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Template(args) => template::template(&args),
+        Command::Logits(args) => logits::logits(&args),
+        Command::Devices(args) => devices::devices(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        // A reader that has seen enough (`aprgpu ... | head`) is no failure.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

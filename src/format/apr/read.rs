@@ -108,6 +108,9 @@ fn read_entry(
         );
         return Err(cursor.error(at, what));
     };
+    if shape.contains(&0) {
+        return Err(cursor.error(at, format!("{name}: expected dimensions of 1 and more, found {shape:?}")));
+    }
     if element_count(&shape).is_none() {
         return Err(cursor.error(at, format!("{name}: the number of elements of shape {shape:?} overflows")));
     }

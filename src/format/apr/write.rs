@@ -124,6 +124,9 @@ fn encode_index(
         else {
             return error("APR tensors have names of 1 to 256 bytes and at most 8 dimensions".to_owned());
         };
+        if shape.contains(&0) {
+            return error(format!("expected dimensions of 1 and more, found {shape:?}"));
+        }
         let Some(code) = dtype::code(*tensor_type) else {
             return error(format!("APR has no code for {tensor_type}"));
         };

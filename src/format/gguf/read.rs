@@ -210,6 +210,9 @@ fn read_tensor(cursor: &mut Cursor<'_>, map: &Map) -> Result<Tensor, Error> {
         shape.push(dim.ok_or_else(|| cursor.error(at, format!("{name}: a dimension of 2^63 or more")))?);
     }
     shape.reverse();
+    if shape.contains(&0) {
+        return Err(cursor.error(at, format!("{name}: expected dimensions of 1 and more, found {shape:?}")));
+    }
     let too_large =
         |what: &str| cursor.error(at, format!("{name}: the {what} of shape {shape:?} overflows 63 bits"));
     element_count(&shape)

@@ -114,6 +114,9 @@ fn check_tensors(tensors: &[TensorSpec], key_error: &impl Fn(&str, String) -> Er
                 "GGUF tensors have at most {MAX_DIMENSIONS} dimensions, this one has {shape:?}"
             ));
         }
+        if shape.contains(&0) {
+            return error(format!("expected dimensions of 1 and more, found {shape:?}"));
+        }
         if tensor_type.ggml_code().is_none() {
             return error(format!("GGUF has no type {tensor_type}"));
         }

@@ -6,7 +6,7 @@
 pub enum Error {
     /// The model came without a chat template and its vocabulary is not made for ChatML.
     #[error(
-        "the model has no chat template, and ChatML cannot be used because its vocabulary lacks <|im_start|> or <|im_end|>; use a raw prompt, or give a template with --template"
+        "the model has no chat template, and ChatML cannot be used because its vocabulary lacks <|im_start|> or <|im_end|>; use a raw prompt instead of a chat, or a template of your own"
     )]
     NoTemplate,
     /// Not a template.

@@ -1,12 +1,13 @@
 //! Chat templates: a conversation to the prompt that the model was trained on.
 //!
 //! Models ship a Jinja template that transformers renders with Python's jinja2. Here minijinja renders it, set up so
-//! that both give the same text ([`environment`]). Templates are part of a file and not trusted: how long and how much
+//! that both give the same text (`environment`). Templates are part of a file and not trusted: how long and how much
 //! they may print is limited.
 
 mod environment;
 mod error;
 mod python;
+pub mod source;
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! From what a file states to a configuration: the one place where defaults are taken and values are checked.
 
-use super::rope::{Llama3, yarn_mscale};
-use super::{DefaultTaken, ModelConfig, RopeConfig, RopePairing, RopeScaling};
+use super::scaling::StatedScaling;
+use super::{DefaultTaken, ModelConfig, RopeConfig, RopePairing};
 use crate::model::architecture::{ArchitectureRow, Presence};
 use crate::model::error::Error;
 use crate::model::names::{Role, Slot};
@@ -21,42 +21,6 @@ impl<T> Stated<T> {
     pub(super) fn new(key: impl Into<String>, value: Option<T>) -> Self {
         Self { key: key.into(), value }
     }
-}
-
-/// RoPE scaling as stated.
-pub(super) enum StatedScaling {
-    /// None.
-    None,
-    /// All frequencies divided.
-    Linear {
-        /// By this.
-        factor: f32,
-    },
-    /// Llama 3's formula.
-    Llama3(Llama3),
-    /// YaRN.
-    Yarn {
-        /// What slow frequencies are divided by.
-        factor: f32,
-        /// The context length before scaling.
-        original_context_length: Stated<usize>,
-        /// End of the ramp at the fast side.
-        beta_fast: Stated<f32>,
-        /// End of the ramp at the slow side.
-        beta_slow: Stated<f32>,
-        /// The factor on cos and sin.
-        attention: YarnAttention,
-    },
-}
-
-/// How a file states YaRN's factor on cos and sin.
-pub(super) enum YarnAttention {
-    /// As it is.
-    Total(f32),
-    /// On top of the usual `0.1 ln(factor) + 1`.
-    Relative(f32),
-    /// `mscale` over `mscale_all_dim`.
-    Ratio(f32, f32),
 }
 
 /// How a file states that the head is the embedding.
@@ -88,7 +52,8 @@ pub(super) struct Fields {
     pub(super) rope_fraction: Option<f64>,
     pub(super) rope_pairing: Stated<RopePairing>,
     pub(super) default_rope_pairing: (RopePairing, &'static str),
-    pub(super) scaling_key: String,
+    /// What comes before the names of the scaling's parameters, for messages.
+    pub(super) scaling_prefix: String,
     pub(super) scaling: StatedScaling,
     pub(super) sliding_window: Stated<usize>,
     pub(super) tie: StatedTie,
@@ -102,10 +67,10 @@ pub(super) struct Fields {
 const MAX_SIZE: usize = i32::MAX as usize;
 
 /// Checks fields and records the defaults that it takes.
-struct Builder<'a> {
-    path: &'a Path,
+pub(super) struct Builder<'a> {
+    pub(super) path: &'a Path,
     row: &'static ArchitectureRow,
-    table: &'a TensorTable<'a>,
+    pub(super) table: &'a TensorTable<'a>,
     defaults: Vec<DefaultTaken>,
 }
 
@@ -132,7 +97,7 @@ impl Fields {
             b.float(&self.rope_theta, self.default_rope_theta, "what the format's own readers assume")?;
         let dim = b.rope_dim(&self.rope_dim, self.rope_fraction, head_dim)?;
         let pairing = b.pairing(&self.rope_pairing, self.default_rope_pairing);
-        let scaling = b.scaling(&self.scaling_key, self.scaling, theta, dim, context_length)?;
+        let scaling = b.scaling(&self.scaling_prefix, self.scaling, theta, dim, context_length)?;
         let sliding_window = match self.sliding_window.value {
             None | Some(0) => None,
             Some(_) => Some(b.size(&self.sliding_window)?),
@@ -168,11 +133,11 @@ impl Fields {
 }
 
 impl Builder<'_> {
-    fn invalid(&self, key: &str, what: impl Into<String>) -> Error {
+    pub(super) fn invalid(&self, key: &str, what: impl Into<String>) -> Error {
         Error::invalid(self.path, key, what)
     }
 
-    fn take(&mut self, key: &str, value: impl ToString, why: impl Into<String>) {
+    pub(super) fn take(&mut self, key: &str, value: impl ToString, why: impl Into<String>) {
         self.defaults.push(DefaultTaken { key: key.to_owned(), value: value.to_string(), why: why.into() });
     }
 
@@ -187,7 +152,7 @@ impl Builder<'_> {
         }
     }
 
-    fn checked(&self, key: &str, value: usize) -> Result<usize, Error> {
+    pub(super) fn checked(&self, key: &str, value: usize) -> Result<usize, Error> {
         if (1..=MAX_SIZE).contains(&value) {
             Ok(value)
         } else {
@@ -196,7 +161,12 @@ impl Builder<'_> {
     }
 
     /// A positive number.
-    fn float(&mut self, field: &Stated<f32>, default: Option<f32>, why: &str) -> Result<f32, Error> {
+    pub(super) fn float(
+        &mut self,
+        field: &Stated<f32>,
+        default: Option<f32>,
+        why: &str,
+    ) -> Result<f32, Error> {
         let value = match (field.value, default) {
             (Some(value), _) => value,
             (None, Some(default)) => {
@@ -226,7 +196,7 @@ impl Builder<'_> {
         }
         let tensors = self.table.len();
         let what = format!(
-            "{stated}, but the file's {tensors} tensors are those of {found} layers (the last one: {name})"
+            "{stated}, but the file's {tensors} tensors belong to {found} layers (the last one: {name})"
         );
         Err(self.invalid(&field.key, what))
     }
@@ -331,94 +301,6 @@ impl Builder<'_> {
             }
             pairing
         })
-    }
-
-    fn scaling(
-        &mut self,
-        key: &str,
-        stated: StatedScaling,
-        theta: f32,
-        dim: usize,
-        context_length: usize,
-    ) -> Result<RopeScaling, Error> {
-        let positive = |what: &str, value: f32| match value.is_finite() && value > 0.0 {
-            true => Ok(value),
-            false => Err(self.invalid(key, format!("{what}: expected a positive number, found {value}"))),
-        };
-        let stored = self.table.rope_freqs()?;
-        if let Some(factors) = &stored {
-            let name = Role::RopeFreqs.gguf_name(None);
-            if factors.len() != dim / 2 {
-                let what = format!("expected {} frequency factors, found {}", dim / 2, factors.len());
-                return Err(self.invalid(&name, what));
-            }
-            if let Some(bad) = factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0) {
-                return Err(self.invalid(&name, format!("expected positive numbers, found {bad}")));
-            }
-        }
-        let both = |what: &str| {
-            Err(Error::unsupported(self.path, key, format!("{what} scaling together with rope_freqs.weight")))
-        };
-        match (stated, stored) {
-            (StatedScaling::None, None) => Ok(RopeScaling::None),
-            (StatedScaling::None, Some(factors)) => Ok(RopeScaling::Factors(factors)),
-            (StatedScaling::Linear { factor }, stored) => {
-                let factor = positive("factor", factor)?;
-                Ok(match stored {
-                    Some(factors) => RopeScaling::Factors(factors.iter().map(|f| f * factor).collect()),
-                    None if factor == 1.0 => RopeScaling::None,
-                    None => RopeScaling::Linear { factor },
-                })
-            }
-            (StatedScaling::Llama3(_), Some(_)) => both("llama3"),
-            (StatedScaling::Llama3(llama3), None) => {
-                positive("factor", llama3.factor)?;
-                positive("low_freq_factor", llama3.low_freq_factor)?;
-                positive("high_freq_factor", llama3.high_freq_factor)?;
-                self.checked(key, llama3.original_context_length)?;
-                if llama3.high_freq_factor <= llama3.low_freq_factor {
-                    return Err(self.invalid(key, "high_freq_factor must be greater than low_freq_factor"));
-                }
-                Ok(RopeScaling::Factors(llama3.factors(theta, dim)))
-            }
-            (StatedScaling::Yarn { .. }, Some(_)) => both("yarn"),
-            (
-                StatedScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, attention },
-                None,
-            ) => {
-                let factor = positive("factor", factor)?;
-                let usual = yarn_mscale(f64::from(factor), 1.0);
-                let attention_factor = match attention {
-                    YarnAttention::Total(total) => total,
-                    YarnAttention::Relative(relative) => (f64::from(relative) * usual) as f32,
-                    YarnAttention::Ratio(mscale, all_dim) => {
-                        let scale = |mscale: f32| yarn_mscale(f64::from(factor), f64::from(mscale));
-                        (scale(mscale) / scale(all_dim)) as f32
-                    }
-                };
-                let attention_factor = positive("attention factor", attention_factor)?;
-                let original_context_length = match original_context_length.value {
-                    Some(value) => self.checked(&original_context_length.key, value)?,
-                    None => {
-                        self.take(&original_context_length.key, context_length, "the whole context");
-                        context_length
-                    }
-                };
-                let beta_fast = self.float(&beta_fast, Some(32.0), "YaRN's own value")?;
-                let beta_slow = self.float(&beta_slow, Some(1.0), "YaRN's own value")?;
-                if beta_fast <= beta_slow {
-                    let what = format!("beta_fast {beta_fast} must be greater than beta_slow {beta_slow}");
-                    return Err(self.invalid(key, what));
-                }
-                Ok(RopeScaling::Yarn {
-                    factor,
-                    original_context_length,
-                    beta_fast,
-                    beta_slow,
-                    attention_factor,
-                })
-            }
-        }
     }
 
     fn tie(&mut self, stated: &StatedTie) -> Result<bool, Error> {

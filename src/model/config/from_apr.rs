@@ -130,7 +130,7 @@ impl<'a> Keys<'a> {
             rope_fraction: rope.fraction,
             rope_pairing: self.pairing()?,
             default_rope_pairing,
-            scaling_key: rope.scaling_key,
+            scaling_prefix: rope.scaling_prefix,
             scaling: rope.scaling,
             sliding_window: top.usize("sliding_window")?,
             tie: StatedTie::KeyOrAbsence(self.apr.bool("tied_embeddings")?),

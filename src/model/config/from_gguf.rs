@@ -1,6 +1,7 @@
 //! Configuration from GGUF metadata. Keys: ggml's `docs/gguf.md`; meaning where that is silent: llama.cpp's loader.
 
-use super::fields::{Fields, Stated, StatedScaling, StatedTie, YarnAttention};
+use super::fields::{Fields, Stated, StatedTie};
+use super::scaling::{StatedScaling, YarnAttention};
 use super::{DefaultTaken, ModelConfig};
 use crate::format::gguf::{Gguf, Metadata, Value};
 use crate::model::Architecture;
@@ -80,7 +81,7 @@ pub(super) fn fields(metadata: &Metadata) -> Result<Fields, Error> {
         rope_fraction: None,
         rope_pairing: Stated::new("", None),
         default_rope_pairing: (row.rope_pairing, "the architecture's order"),
-        scaling_key: keys.key("rope.scaling.type"),
+        scaling_prefix: keys.key("rope.scaling."),
         scaling: keys.scaling()?,
         sliding_window: keys.window()?,
         tie: StatedTie::Absence,

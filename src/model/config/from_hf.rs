@@ -62,7 +62,7 @@ impl ModelConfig {
             rope_fraction: rope.fraction,
             rope_pairing: Stated::new("", None),
             default_rope_pairing: (row.rope_pairing, "the architecture's order"),
-            scaling_key: rope.scaling_key,
+            scaling_prefix: rope.scaling_prefix,
             scaling: rope.scaling,
             sliding_window,
             tie: StatedTie::Key(tie),

@@ -1,7 +1,7 @@
 //! Typed values of a JSON object, and the RoPE objects that Hugging Face's and APR's metadata have in common.
 
-use super::fields::{Stated, StatedScaling, YarnAttention};
-use super::rope::Llama3;
+use super::fields::Stated;
+use super::scaling::{Llama3, StatedScaling, YarnAttention};
 use crate::model::error::Error;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -98,7 +98,8 @@ pub(super) struct Rope {
     pub(super) theta: Stated<f32>,
     /// Part of each head that is rotated.
     pub(super) fraction: Option<f64>,
-    pub(super) scaling_key: String,
+    /// What comes before the names of the scaling's parameters.
+    pub(super) scaling_prefix: String,
     pub(super) scaling: StatedScaling,
 }
 
@@ -125,12 +126,12 @@ impl<'a> Object<'a> {
         let nested = parameters.or(scaling);
         let theta = self.once(parameters, |object| object.f32("rope_theta"))?;
         let fraction = self.once(parameters, |object| object.f64("partial_rotary_factor"))?;
-        let scaling_key = nested.unwrap_or(*self).key("rope_type");
+        let scaling_prefix = nested.unwrap_or(*self).prefix.to_owned();
         let scaling = match nested {
             Some(nested) => nested.scaling(self)?,
             None => StatedScaling::None,
         };
-        Ok(Rope { theta, fraction: fraction.value, scaling_key, scaling })
+        Ok(Rope { theta, fraction: fraction.value, scaling_prefix, scaling })
     }
 
     /// A value that may stand here or in `nested`, but not twice with different values.

@@ -46,7 +46,7 @@ pub(super) fn decode_letters(token: &str, bytes: &HashMap<char, u8>, out: &mut V
 
 /// Text to ids.
 pub(super) struct ByteLevelBpe {
-    pre: PreTokenizer,
+    compose: bool,
     splitter: Splitter,
     letters: [char; 256],
     byte_ids: Vec<Option<u32>>,
@@ -57,6 +57,7 @@ impl ByteLevelBpe {
     /// `vocabulary` holds what plain text may become: no control tokens.
     pub(super) fn new(
         pre: PreTokenizer,
+        (compose, ignore_merges): (bool, bool),
         vocabulary: Vocab,
         merges: &[String],
         unk: Option<&str>,
@@ -72,19 +73,18 @@ impl ByteLevelBpe {
             }
         }
         let merges = check_merges(merges, &vocabulary)?;
-        let mut builder =
-            BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(pre.ignores_merges());
+        let mut builder = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(ignore_merges);
         if let Some(unk) = unk {
             builder = builder.unk_token(unk.to_owned());
         }
         let bpe = builder.build().map_err(|error| Error::key("tokenizer.ggml.merges", error.to_string()))?;
-        Ok(Self { pre, splitter: Splitter::new(pre)?, letters, byte_ids, bpe })
+        Ok(Self { compose, splitter: Splitter::new(pre)?, letters, byte_ids, bpe })
     }
 
     /// Appends the ids of a text without special tokens.
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
         let composed;
-        let text = if self.pre.composes() && !text.is_ascii() {
+        let text = if self.compose && !text.is_ascii() {
             let mut normalized = NormalizedString::from(text);
             normalized.nfc();
             composed = normalized.get().to_owned();

@@ -2,7 +2,7 @@
 
 /// A vocabulary that no tokenizer can be built from. Each message names the key as GGUF spells it, or the file of a
 /// Hugging Face folder.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file names a kind of tokenizer that is not known.
@@ -83,6 +83,9 @@ pub enum Error {
         /// The token.
         id: u32,
     },
+    /// The file itself cannot be read.
+    #[error(transparent)]
+    File(#[from] crate::format::Error),
     /// Anything else about one key.
     #[error("{key}: {what}")]
     Key {

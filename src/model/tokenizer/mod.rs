@@ -5,16 +5,21 @@
 //! Hugging Face folder ─────────────┴─> TokenizerSpec ──> Tokenizer
 //! ```
 //!
-//! Encoding cuts the text at special tokens ([`special`]); what lies between goes through one of two models: byte-level
-//! BPE ([`byte_level`], with its [`pre_tokenizer`]) or SentencePiece ([`sentencepiece`]).
+//! Encoding cuts the text at special tokens (`special`); what lies between goes through one of two models: byte-level
+//! BPE (`byte_level`, with its `pre_tokenizer`) or SentencePiece (`sentencepiece`). Nothing here needs weights: a
+//! GGUF file with a vocabulary alone will do.
 
 mod byte_level;
 mod error;
+mod from_file;
+mod hugging_face;
 mod pre_tokenizer;
 mod sentencepiece;
+mod sentencepiece_model;
 mod spec;
 mod special;
 mod stream;
+mod tokenizer_json;
 
 use std::collections::HashMap;
 
@@ -345,13 +350,20 @@ fn byte_of(token: &str) -> Option<u8> {
 fn build_model(spec: &TokenizerSpec, types: &[TokenType]) -> Result<Model, Error> {
     let tokens = (0u32..).zip(&spec.tokens).zip(types).filter(|((_, token), _)| !token.is_empty());
     match &spec.kind {
-        TokenizerKind::Bpe { pre, merges } => {
+        TokenizerKind::Bpe { pre, compose, ignore_merges, merges } => {
             let unk = spec.special.unk.and_then(|id| spec.tokens.get(id as usize));
             let vocabulary = tokens
                 .filter(|((id, _), kind)| **kind != TokenType::Control || spec.special.unk == Some(*id))
                 .map(|((id, token), _)| (token.clone(), id))
                 .collect();
-            Ok(Model::Bpe(Box::new(ByteLevelBpe::new(*pre, vocabulary, merges, unk.map(String::as_str))?)))
+            let flags = (*compose, *ignore_merges);
+            Ok(Model::Bpe(Box::new(ByteLevelBpe::new(
+                *pre,
+                flags,
+                vocabulary,
+                merges,
+                unk.map(String::as_str),
+            )?)))
         }
         TokenizerKind::SentencePiece { scores } => {
             let (key, expected, found) = ("tokenizer.ggml.scores", spec.tokens.len(), scores.len());

@@ -33,6 +33,10 @@ pub enum TokenizerKind {
     Bpe {
         /// How text is cut into words.
         pre: PreTokenizer,
+        /// Text is brought to Unicode's composed form (NFC) first.
+        compose: bool,
+        /// A word that is a token is taken whole, without merging.
+        ignore_merges: bool,
         /// Pairs `left right`, the first to be merged first.
         merges: Vec<String>,
     },
@@ -41,6 +45,13 @@ pub enum TokenizerKind {
         /// One score per token; the pair whose token scores highest is merged first.
         scores: Vec<f32>,
     },
+}
+
+impl TokenizerKind {
+    /// Byte-level BPE as the models with this pre-tokenizer have it.
+    pub fn bpe(pre: PreTokenizer, merges: Vec<String>) -> Self {
+        Self::Bpe { pre, compose: pre.composes(), ignore_merges: pre.ignores_merges(), merges }
+    }
 }
 
 /// What a token is, numbered as in `tokenizer.ggml.token_type`.
@@ -184,19 +195,20 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
             }
         };
         let kind = match model.as_str() {
-            "gpt2" => TokenizerKind::Bpe {
-                pre: match fields.pre {
+            "gpt2" => {
+                let pre = match fields.pre {
                     Some(name) => PreTokenizer::from_name(&name)?,
                     None => {
                         notes.push("tokenizer.ggml.pre is missing: default".to_owned());
                         PreTokenizer::Default
                     }
-                },
-                merges: fields.merges.ok_or(Error::Missing {
+                };
+                let merges = fields.merges.ok_or(Error::Missing {
                     key: "tokenizer.ggml.merges",
                     what: "byte-level BPE needs them",
-                })?,
-            },
+                })?;
+                TokenizerKind::bpe(pre, merges)
+            }
             "llama" => TokenizerKind::SentencePiece {
                 scores: fields.scores.ok_or(Error::Missing {
                     key: "tokenizer.ggml.scores",
@@ -207,8 +219,24 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
         };
         let sentencepiece = matches!(kind, TokenizerKind::SentencePiece { .. });
         let llama3 = matches!(kind, TokenizerKind::Bpe { pre: PreTokenizer::Llama3, .. });
+        let mut special = fields.special;
+        if sentencepiece {
+            let id = |text: &str| {
+                tokens.iter().position(|token| token == text).and_then(|id| u32::try_from(id).ok())
+            };
+            for (slot, key, text) in [
+                (&mut special.bos, "bos", "<s>"),
+                (&mut special.eos, "eos", "</s>"),
+                (&mut special.unk, "unknown", "<unk>"),
+            ] {
+                if let (None, Some(id)) = (&slot, id(text)) {
+                    *slot = Some(id);
+                    notes.push(format!("tokenizer.ggml.{key}_token_id is missing: {id}, {text}"));
+                }
+            }
+        }
         let add_bos = fields.add_bos.unwrap_or_else(|| {
-            let default = (sentencepiece || llama3) && fields.special.bos.is_some();
+            let default = (sentencepiece || llama3) && special.bos.is_some();
             notes.push(format!("tokenizer.ggml.add_bos_token is missing: {default}"));
             default
         });
@@ -221,7 +249,7 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
             kind,
             tokens,
             token_types,
-            special: fields.special,
+            special,
             end_of_generation: Vec::new(),
             add_bos,
             add_eos: fields.add_eos.unwrap_or(false),

@@ -4,7 +4,7 @@
 //! in the order of positions. Splits start at multiples of `SPLIT`, so a row's result depends on its own position only:
 //! not on the batch, the chunk or the number of workers.
 
-use crate::backend::cpu::kv_cache::KvCache;
+use super::kv_cache::KvCache;
 use crate::plan::{Row, Shape};
 
 /// Positions per part.

@@ -10,6 +10,7 @@ mod down;
 mod embed;
 mod gate_up;
 mod head;
+mod kv_cache;
 mod matmul;
 mod qkv_rope;
 mod rms_norm;
@@ -17,13 +18,13 @@ mod sample;
 
 pub use sample::{argmax, philox, sample, uniform};
 
-use super::kv_cache::KvCache;
 use super::slots::{Slots, advance, buffer_len, check_finite, check_rows};
 use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
 use crate::plan::{
     BufferId, KvLayout, Linear, Op, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
 };
 use crate::quant;
+use kv_cache::KvCache;
 use matmul::{Affine, Matrix};
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Twin {
                 sampled.push(last.clone());
             } else {
                 self.step(plan, step, rows, buffers);
-                check_finite(plan, step, rows, buffers)?;
+                check_finite(plan, step, rows, |id| &buffers[id.0 as usize])?;
             }
             self.counters.launches += 1;
         }

@@ -1,8 +1,8 @@
 //! `QkvRope`: norm, three projections, biases, head norms, rotation, and the append to the cache.
 
+use super::kv_cache::KvCache;
 use super::matmul::{Affine, matmul};
 use super::rms_norm::rms_norm;
-use crate::backend::cpu::kv_cache::KvCache;
 use crate::plan::{Numerics, Pairing, RopeTable, Row, Shape};
 
 /// The op's weights.

@@ -1,11 +1,11 @@
-//! Keys and values of past positions: `[layer][slot][kv_head][position][head_dim]`, as [`KvLayout`] says.
+//! The twin's cache: two vectors, indexed by [`KvLayout::at`].
 
 use crate::plan::{KvLayout, KvType};
 use half::f16;
 
 /// The cache. Pages are taken from the system as positions are written.
 #[derive(Debug)]
-pub(crate) struct KvCache {
+pub(super) struct KvCache {
     layout: KvLayout,
     keys: Storage,
     values: Storage,
@@ -13,7 +13,7 @@ pub(crate) struct KvCache {
 
 /// Values in one of the cache's types.
 #[derive(Debug)]
-pub(crate) enum Storage {
+pub(super) enum Storage {
     F16(Vec<f16>),
     F32(Vec<f32>),
 }
@@ -49,42 +49,16 @@ impl Storage {
     }
 }
 
-impl KvLayout {
-    /// Values in the keys alone; `None` if that overflows.
-    pub fn len(&self) -> Option<usize> {
-        self.num_layers
-            .checked_mul(self.slots)?
-            .checked_mul(self.num_kv_heads)?
-            .checked_mul(self.context)?
-            .checked_mul(self.head_dim)
-    }
-
-    /// Bytes of keys and values together; `None` if that overflows.
-    pub fn bytes(&self) -> Option<usize> {
-        let size = match self.kv_type {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
-        self.len()?.checked_mul(2 * size)
-    }
-
-    /// Index of the first value of a head at a position.
-    pub fn at(&self, layer: usize, slot: usize, kv_head: usize, position: usize) -> usize {
-        (((layer * self.slots + slot) * self.num_kv_heads + kv_head) * self.context + position)
-            * self.head_dim
-    }
-}
-
 impl KvCache {
     /// An empty cache; `len` is the layout's.
-    pub(crate) fn new(layout: KvLayout, len: usize) -> Self {
+    pub(super) fn new(layout: KvLayout, len: usize) -> Self {
         let keys = Storage::new(layout.kv_type, len);
         let values = Storage::new(layout.kv_type, len);
         Self { layout, keys, values }
     }
 
     /// Stores one head's key and value, `head_dim` values each.
-    pub(crate) fn append(
+    pub(super) fn append(
         &mut self,
         layer: usize,
         slot: usize,
@@ -99,12 +73,12 @@ impl KvCache {
     }
 
     /// Reads one head's key.
-    pub(crate) fn key(&self, layer: usize, slot: usize, kv_head: usize, position: usize, key: &mut [f32]) {
+    pub(super) fn key(&self, layer: usize, slot: usize, kv_head: usize, position: usize, key: &mut [f32]) {
         self.keys.read(self.layout.at(layer, slot, kv_head, position), key);
     }
 
     /// Reads one head's value.
-    pub(crate) fn value(
+    pub(super) fn value(
         &self,
         layer: usize,
         slot: usize,

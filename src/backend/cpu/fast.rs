@@ -1,0 +1,213 @@
+//! The fast CPU backend: weights in panels, activations in tiles, one closure per pass that every thread runs from the
+//! first phase to the last.
+
+use super::phases::{Buffers, Pass, Weights};
+use super::pool::{Pool, PoolError, SharedBuffer};
+use super::simd::{Isa, KvCache, Panels};
+use super::slots::{Slots, advance, buffer_len, check_rows};
+use super::{physical_cores, probe};
+use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
+use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, WeightId, WeightSource};
+use crate::quant;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The CPU with a model on it.
+pub struct Cpu {
+    pool: Pool,
+    isa: Isa,
+    weights: Weights,
+    rope: RopeTable,
+    kv_cache: KvCache,
+    kv_layout: KvLayout,
+    slots: Slots,
+    graphs: Vec<Graph>,
+    counters: Counters,
+}
+
+/// A plan with its buffers.
+struct Graph {
+    plan: Plan,
+    buffers: Buffers,
+    rows: Vec<Row>,
+    /// What the last pass sampled, for the next replay.
+    last: Vec<u32>,
+    /// What was sampled and not yet taken.
+    sampled: Vec<Vec<u32>>,
+}
+
+impl Cpu {
+    /// Repacks the weights, on `threads` threads (one per physical core by default), and sets up the cache.
+    /// `progress` gets bytes done and in all.
+    ///
+    /// # Errors
+    /// Weights whose scales are not finite, no memory, no threads.
+    pub fn new(
+        decoder: &Decoder,
+        source: Arc<dyn WeightSource + Send + Sync>,
+        (kv_layout, rope): (KvLayout, RopeTable),
+        threads: Option<usize>,
+        isa: Option<Isa>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, Error> {
+        let pool = Pool::new(threads.unwrap_or_else(physical_cores)).map_err(failed)?;
+        let kv_cache = KvCache::new(kv_layout.clone()).map_err(failed)?;
+        let mut weights =
+            Weights { list: decoder.weights().to_vec(), panels: vec![], vectors: vec![], source };
+        let total: u64 = decoder.weights().iter().map(|weight| weight.bytes()).sum();
+        let mut done = 0;
+        for (index, weight) in decoder.weights().iter().enumerate() {
+            let id = WeightId(index as u32);
+            let bad = |what: String| Error::BadWeight { name: weight.name.clone(), what };
+            let source = &*weights.source;
+            let (mut panels, mut vector) = (None, vec![]);
+            if weight.is_vector() {
+                vector = vec![0.0; weight.cols];
+                quant::decode_row(weight.tensor_type, source.row(id, 0), &mut vector)
+                    .map_err(|error| bad(error.to_string()))?;
+                if let Some(at) = vector.iter().position(|value| !value.is_finite()) {
+                    return Err(bad(format!("value {at} is not finite")));
+                }
+            } else if decoder.is_multiplied(id) {
+                let row = |row| source.row(id, row);
+                let packed = Panels::pack(weight.tensor_type, weight.rows, weight.cols, row, &pool);
+                panels = Some(packed.map_err(|error| bad(error.to_string()))?);
+                source.release(id);
+            }
+            weights.panels.push(panels);
+            weights.vectors.push(vector);
+            done += weight.bytes();
+            progress(done, total);
+        }
+        Ok(Self {
+            pool,
+            isa: isa.unwrap_or_else(Isa::detect),
+            weights,
+            rope,
+            kv_cache,
+            slots: Slots::new(kv_layout.slots),
+            kv_layout,
+            graphs: Vec::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Bytes of weights that were repacked: memory beside the mapped file, whose pages were given back.
+    pub fn packed_bytes(&self) -> u64 {
+        self.weights.panels.iter().flatten().map(|panels| panels.bytes() as u64).sum()
+    }
+
+    fn pass(&mut self, id: GraphId, steps: Range<usize>) -> Result<(), Error> {
+        let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+        let Graph { plan, buffers, rows, last, sampled } = graph;
+        let steps = plan.steps.get(steps.start.min(plan.steps.len())..steps.end.min(plan.steps.len()));
+        let steps = steps.unwrap_or_default();
+        let asked: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].logits).collect();
+        let (isa, weights, rope, kv_cache) = (self.isa, &self.weights, &self.rope, &self.kv_cache);
+        let pass = Pass { isa, plan, weights, rope, kv_cache, buffers, rows, asked: &asked };
+        pass.run(&self.pool, steps).map_err(failed)?;
+        self.counters.submits += 1;
+        self.counters.launches += steps.len() as u64;
+        self.counters.rows += rows.len() as u64;
+        // A value that is not finite spreads to all that follows, so only what was written last is looked at; on a hit the
+        // pass is run again, step by step, to name the first.
+        if let Some(last) = steps.iter().rev().find(|step| step.op != Op::Sample)
+            && let Err(found) = pass.check_finite(last)
+        {
+            for step in steps {
+                pass.run(&self.pool, std::slice::from_ref(step)).map_err(failed)?;
+                pass.check_finite(step)?;
+            }
+            return Err(found);
+        }
+        if steps.last().is_some_and(|step| step.op == Op::Sample) {
+            let logits = buffers.activations[Plan::LOGITS.0 as usize].as_mut();
+            *last = self.slots.sample(rows, logits, plan.shape.vocab_size);
+            sampled.push(last.clone());
+        }
+        Ok(())
+    }
+
+    fn graph(&mut self, id: GraphId) -> Result<&mut Graph, Error> {
+        self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))
+    }
+}
+
+fn failed(error: PoolError) -> Error {
+    match error {
+        PoolError::Memory { bytes, .. } => Error::OutOfMemory {
+            what: "cache, activations or weights".to_owned(),
+            needed: bytes as u64,
+            available: probe().memory_bytes.unwrap_or(0),
+            advice: "use a smaller --ctx, fewer sequences or a smaller model".to_owned(),
+        },
+        other => Error::Unavailable { backend: "cpu", reason: other.to_string() },
+    }
+}
+
+fn missing(id: GraphId) -> Error {
+    Error::Misuse(format!("graph {} was never compiled", id.0))
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn describe(&self) -> String {
+        let threads = self.pool.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("{}, {threads} thread{plural}", self.isa.name())
+    }
+
+    fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error> {
+        let buffers = Buffers::new(plan, self.kv_layout.context, self.pool.threads()).map_err(failed)?;
+        self.graphs.push(Graph { plan: plan.clone(), buffers, rows: vec![], last: vec![], sampled: vec![] });
+        Ok(GraphId(self.graphs.len() as u32 - 1))
+    }
+
+    fn set_sampling(&mut self, slot: u32, sampling: &Sampling, recent: &[u32]) -> Result<(), Error> {
+        self.slots.set(slot, sampling, recent)
+    }
+
+    fn run_steps(&mut self, id: GraphId, rows: &[Row], steps: Range<usize>) -> Result<(), Error> {
+        let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+        check_rows(&graph.plan, &self.kv_layout, rows)?;
+        graph.rows.clear();
+        graph.rows.extend_from_slice(rows);
+        self.pass(id, steps)
+    }
+
+    fn replay(&mut self, id: GraphId, times: u32) -> Result<(), Error> {
+        for _ in 0..times {
+            let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+            advance(&mut graph.rows, &graph.last)?;
+            check_rows(&graph.plan, &self.kv_layout, &graph.rows)?;
+            self.pass(id, 0..usize::MAX)?;
+        }
+        Ok(())
+    }
+
+    fn sampled(&mut self, id: GraphId) -> Result<Vec<Vec<u32>>, Error> {
+        Ok(std::mem::take(&mut self.graph(id)?.sampled))
+    }
+
+    fn buffer(&mut self, id: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error> {
+        let graph = self.graph(id)?;
+        let len = buffer_len(&graph.plan, &graph.rows, buffer)?;
+        Ok(graph.buffers.activations[buffer.0 as usize].as_mut()[..len].to_vec())
+    }
+
+    fn set_buffer(&mut self, id: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error> {
+        let buffers = &mut self.graph(id)?.buffers.activations;
+        let into = buffers.get_mut(buffer.0 as usize).map(SharedBuffer::as_mut);
+        let into = into.and_then(|into| into.get_mut(..values.len()));
+        let too_long = || Error::Misuse(format!("buffer {} cannot take {} values", buffer.0, values.len()));
+        into.ok_or_else(too_long)?.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

@@ -1,0 +1,337 @@
+//! A pass over a plan: each step as phases that all threads run together, with a barrier after each.
+//!
+//! A phase that multiplies is preceded by one that fills tiles: activations are normalized and quantized once, however
+//! many matrices read them. Between two barriers every place of a buffer has one writer and no reader but it, or only
+//! readers: that is the safety argument of every `unsafe` block here, and each names its partition.
+
+use super::pool::{Barrier, Pool, PoolError, SharedBuffer, share};
+use super::simd::{
+    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, Source, Tile,
+    TileKind, Tiles, attend, multiply, quantize_tile, rms_norm,
+};
+use super::slots::check_finite;
+use crate::backend::Error;
+use crate::plan::{
+    BufferId, Linear, Op, Pairing, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
+};
+use crate::quant;
+use std::sync::Arc;
+
+/// Weights as the fast path holds them.
+pub(super) struct Weights {
+    pub(super) list: Vec<Weight>,
+    /// Of every matrix that is multiplied.
+    pub(super) panels: Vec<Option<Panels>>,
+    /// Of every vector; empty for matrices.
+    pub(super) vectors: Vec<Vec<f32>>,
+    /// For an embedding that is only looked up.
+    pub(super) source: Arc<dyn WeightSource + Send + Sync>,
+}
+
+impl Weights {
+    fn vector(&self, id: WeightId) -> &[f32] {
+        self.vectors.get(id.0 as usize).map_or(&[], Vec::as_slice)
+    }
+
+    fn decode_row(&self, id: WeightId, row: usize, out: &mut [f32]) {
+        match self.panels.get(id.0 as usize) {
+            Some(Some(panels)) => panels.decode_row(row, out),
+            _ => {
+                let tensor_type = self.list[id.0 as usize].tensor_type;
+                if quant::decode_row(tensor_type, self.source.row(id, row), out).is_err() {
+                    out.fill(f32::NAN);
+                }
+            }
+        }
+    }
+}
+
+/// A graph's memory.
+pub(super) struct Buffers {
+    /// The plan's buffers, by id.
+    pub(super) activations: Vec<SharedBuffer<f32>>,
+    /// Keys and values of a run before they enter the cache, `[rows, num_kv_heads * head_dim]`.
+    key: SharedBuffer<f32>,
+    value: SharedBuffer<f32>,
+    /// Quantized inputs, one per kind and width that the plan's products ask for.
+    tiles: Vec<Tiles>,
+    scratch: AttentionScratch,
+}
+
+impl Buffers {
+    /// Memory for runs of the plan over a cache of `context` positions, by `threads` threads.
+    pub(super) fn new(plan: &Plan, context: usize, threads: usize) -> Result<Self, PoolError> {
+        let kv_width = plan.shape.num_kv_heads * plan.shape.head_dim;
+        let mut tiles: Vec<Tiles> = Vec::new();
+        for id in plan
+            .steps
+            .iter()
+            .filter(|step| !matches!(step.op, Op::Embed { .. }))
+            .flat_map(|step| step.op.weights())
+        {
+            let weight = &plan.weights[id.0 as usize];
+            let kind = TileKind::of(plan.numerics.activations, weight.tensor_type);
+            if !weight.is_vector() && !tiles.iter().any(|t| (t.kind(), t.cols()) == (kind, weight.cols)) {
+                tiles.push(Tiles::new(kind, weight.cols, plan.rows)?);
+            }
+        }
+        let activations = plan.buffers.iter().map(|buffer| SharedBuffer::new(buffer.rows * buffer.width));
+        Ok(Self {
+            activations: activations.collect::<Result<_, _>>()?,
+            key: SharedBuffer::new(plan.rows * kv_width)?,
+            value: SharedBuffer::new(plan.rows * kv_width)?,
+            tiles,
+            scratch: AttentionScratch::new(&plan.shape, context, plan.rows, threads)?,
+        })
+    }
+}
+
+/// What the threads of a pass share.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub(super) isa: Isa,
+    pub(super) plan: &'a Plan,
+    pub(super) weights: &'a Weights,
+    pub(super) rope: &'a RopeTable,
+    pub(super) kv_cache: &'a KvCache,
+    pub(super) buffers: &'a Buffers,
+    pub(super) rows: &'a [Row],
+    /// The rows that ask for logits.
+    pub(super) asked: &'a [usize],
+}
+
+/// A thread's place in a pass.
+#[derive(Clone, Copy)]
+struct Worker<'a> {
+    index: usize,
+    count: usize,
+    barrier: &'a Barrier,
+}
+
+impl<'a> Pass<'a> {
+    /// Runs `steps`; `Sample` is left to the caller.
+    pub(super) fn run(&self, pool: &Pool, steps: &[Step]) -> Result<(), PoolError> {
+        pool.run(|index, barrier| {
+            let worker = Worker { index, count: pool.threads(), barrier };
+            for step in steps {
+                self.step(step, worker);
+            }
+        })
+    }
+
+    /// Looks for values that are not numbers in what a step has written; no pass may be running.
+    pub(super) fn check_finite(&self, step: &Step) -> Result<(), Error> {
+        // SAFETY: the pool is at rest, so nobody writes.
+        check_finite(self.plan, step, self.rows, |id| unsafe { self.activation(id).slice(0..usize::MAX) })
+    }
+
+    fn step(&self, step: &Step, worker: Worker<'_>) {
+        let residual = Plan::RESIDUAL;
+        match step.op {
+            Op::Embed { table } => self.embed(table, worker),
+            Op::QkvRope { norm, q, k, v, q_norm, k_norm } => {
+                self.fill_tiles(&[q.weight, k.weight, v.weight], residual, Some(norm), None, worker);
+                let query = (self.activation(Plan::QUERY), self.width(Plan::QUERY));
+                let kv_width = self.kv_width();
+                let products = [
+                    self.product(q, Epilogue::Store, query),
+                    self.product(k, Epilogue::Store, (&self.buffers.key, kv_width)),
+                    self.product(v, Epilogue::Store, (&self.buffers.value, kv_width)),
+                ];
+                self.multiply(&products, self.rows.len(), worker);
+                self.rope_and_append(step.layer.unwrap_or(0), (q_norm, k_norm), worker);
+            }
+            Op::Attention => self.attention(step.layer.unwrap_or(0), worker),
+            Op::AttnOut { output } => self.add_to_residual(output, Plan::ATTENTION, worker),
+            Op::Down { down } => self.add_to_residual(down, Plan::GATED, worker),
+            Op::GateUp { norm, gate, up } => {
+                self.fill_tiles(&[gate.weight, up.weight], residual, Some(norm), None, worker);
+                let gated = (self.activation(Plan::GATED), self.width(Plan::GATED));
+                let Some(up) = self.matrix(up) else { return };
+                self.multiply(&[self.product(gate, Epilogue::Gate(up), gated)], self.rows.len(), worker);
+            }
+            Op::Head { norm, output } => {
+                self.fill_tiles(&[output], residual, Some(norm), Some(self.asked), worker);
+                let logits = (self.activation(Plan::LOGITS), self.width(Plan::LOGITS));
+                let output = Linear { weight: output, bias: None };
+                self.multiply(&[self.product(output, Epilogue::Store, logits)], self.asked.len(), worker);
+            }
+            Op::Sample => {}
+        }
+    }
+
+    fn embed(&self, table: WeightId, worker: Worker<'_>) {
+        let width = self.width(Plan::RESIDUAL);
+        for row in share(self.rows.len(), worker.index, worker.count) {
+            // SAFETY: each row is written by the one worker whose share it is; a barrier follows.
+            let out = unsafe { self.activation(Plan::RESIDUAL).slice_mut(row * width..(row + 1) * width) };
+            self.weights.decode_row(table, self.rows[row].token as usize, out);
+        }
+        worker.barrier.wait();
+    }
+
+    fn add_to_residual(&self, linear: Linear, from: BufferId, worker: Worker<'_>) {
+        self.fill_tiles(&[linear.weight], from, None, None, worker);
+        let residual = (self.activation(Plan::RESIDUAL), self.width(Plan::RESIDUAL));
+        self.multiply(&[self.product(linear, Epilogue::Add, residual)], self.rows.len(), worker);
+    }
+
+    /// Normalizes and quantizes a buffer's rows into the tiles that `weights` read.
+    fn fill_tiles(
+        &self,
+        weights: &[WeightId],
+        from: BufferId,
+        norm: Option<WeightId>,
+        rows: Option<&[usize]>,
+        worker: Worker<'_>,
+    ) {
+        let (width, tokens) = (self.width(from), rows.map_or(self.rows.len(), <[usize]>::len));
+        // SAFETY: the buffer was written before the last barrier and is only read in this phase.
+        let x = unsafe { self.activation(from).slice(0..self.rows.len() * width) };
+        let norm = norm.map(|id| Norm { weight: self.weights.vector(id), eps: self.plan.shape.rms_norm_eps });
+        let count = Tile::count(self.isa, tokens);
+        let mut kinds = weights.iter().map(|&id| self.kind(id)).collect::<Vec<_>>();
+        kinds.dedup();
+        kinds.sort_by_key(|kind| *kind as u8);
+        kinds.dedup();
+        let tiles = self.buffers.tiles.iter().filter(|t| t.cols() == width && kinds.contains(&t.kind()));
+        for (index, tiles) in tiles.enumerate() {
+            for tile in (0..count).filter(|tile| (index * count + tile) % worker.count == worker.index) {
+                let source = Source { x, stride: width, rows };
+                let tile = Tile::get(self.isa, tokens, tile);
+                // SAFETY: each tile has one writer, by its number; a barrier follows before anyone reads it.
+                unsafe { quantize_tile(self.isa, tiles, tile, source, norm) };
+            }
+        }
+        worker.barrier.wait();
+    }
+
+    fn multiply(&self, products: &[Option<Product<'_>>], tokens: usize, worker: Worker<'_>) {
+        let mut found = [None; 3];
+        for (slot, product) in found.iter_mut().zip(products.iter().flatten()) {
+            *slot = Some(*product);
+        }
+        let count = found.iter().flatten().count();
+        if let Some(Some(first)) = found.first() {
+            let filled = [*first, found[1].unwrap_or(*first), found[2].unwrap_or(*first)];
+            // SAFETY: every worker calls this with the same products; the tiles were filled before the last barrier; the
+            // products write disjoint buffers, which nobody else touches before the next barrier.
+            unsafe { multiply(self.isa, &filled[..count], tokens, worker.index, worker.count) };
+        }
+        worker.barrier.wait();
+    }
+
+    /// Head norms, rotation, and the append to the cache; one item is one head of one row.
+    fn rope_and_append(
+        &self,
+        layer: usize,
+        (q_norm, k_norm): (Option<WeightId>, Option<WeightId>),
+        worker: Worker<'_>,
+    ) {
+        let shape = &self.plan.shape;
+        let (head_dim, heads) = (shape.head_dim, shape.num_heads + shape.num_kv_heads);
+        for item in share(self.rows.len() * heads, worker.index, worker.count) {
+            let (m, head) = (item / heads, item % heads);
+            let row = &self.rows[m];
+            let (buffer, width, h, norm) = match head.checked_sub(shape.num_heads) {
+                None => (self.activation(Plan::QUERY), self.width(Plan::QUERY), head, q_norm),
+                Some(h) => (&self.buffers.key, self.kv_width(), h, k_norm),
+            };
+            let at = m * width + h * head_dim;
+            // SAFETY: each head of each row belongs to one item, and each item to one worker; a barrier follows.
+            let values = unsafe { buffer.slice_mut(at..at + head_dim) };
+            if let Some(norm) = norm {
+                let norm = Norm { weight: self.weights.vector(norm), eps: shape.rms_norm_eps };
+                rms_norm(self.isa, values, norm);
+            }
+            rotate(values, shape.rope_pairing, self.rope, row.position as usize);
+            if head >= shape.num_heads {
+                // SAFETY: values were written before the last barrier and are only read in this phase.
+                let value = unsafe { self.buffers.value.slice(at..at + head_dim) };
+                let place = (row.slot as usize, h, row.position as usize);
+                // SAFETY: rows of a run have places of their own in the cache, and each is one item's.
+                unsafe { self.kv_cache.store(self.isa, layer, place, values, value) };
+            }
+        }
+        worker.barrier.wait();
+    }
+
+    fn attention(&self, layer: usize, worker: Worker<'_>) {
+        let width = self.width(Plan::QUERY);
+        // SAFETY: queries were written before the last barrier and are only read in this phase.
+        let query = unsafe { self.activation(Plan::QUERY).slice(0..self.rows.len() * width) };
+        let attention = Attention {
+            shape: &self.plan.shape,
+            cache: self.kv_cache,
+            layer,
+            rows: self.rows,
+            query,
+            out: self.activation(Plan::ATTENTION),
+            scratch: &self.buffers.scratch,
+        };
+        // SAFETY: keys and values were stored before the last barrier; the kernel divides the output among the workers,
+        // who all call it, and nobody else touches it or the scratch memory before the next barrier.
+        unsafe { attend(self.isa, &attention, worker.index, worker.barrier) };
+        worker.barrier.wait();
+    }
+
+    fn matrix(&self, linear: Linear) -> Option<Matrix<'a>> {
+        let weights = self.weights.panels.get(linear.weight.0 as usize)?.as_ref()?;
+        let kind = self.kind(linear.weight);
+        let x = self.buffers.tiles.iter().find(|t| (t.kind(), t.cols()) == (kind, weights.cols()))?;
+        Some(Matrix { weights, x, bias: linear.bias.map(|bias| self.weights.vector(bias)) })
+    }
+
+    fn product(
+        &self,
+        linear: Linear,
+        epilogue: Epilogue<'a>,
+        (out, stride): (&'a SharedBuffer<f32>, usize),
+    ) -> Option<Product<'a>> {
+        Some(Product { matrix: self.matrix(linear)?, epilogue, out, stride, column: 0 })
+    }
+
+    fn kind(&self, id: WeightId) -> TileKind {
+        TileKind::of(self.plan.numerics.activations, self.plan.weights[id.0 as usize].tensor_type)
+    }
+
+    fn activation(&self, id: BufferId) -> &'a SharedBuffer<f32> {
+        &self.buffers.activations[id.0 as usize]
+    }
+
+    fn width(&self, id: BufferId) -> usize {
+        self.plan.buffers[id.0 as usize].width
+    }
+
+    fn kv_width(&self) -> usize {
+        self.plan.shape.num_kv_heads * self.plan.shape.head_dim
+    }
+}
+
+/// Rotates the pairs of one head; dimensions past `2 * pairs` stay.
+fn rotate(head: &mut [f32], pairing: Pairing, rope: &RopeTable, position: usize) {
+    let pairs = rope.pairs;
+    let (Some(cos), Some(sin)) = (
+        rope.cos.get(position * pairs..(position + 1) * pairs),
+        rope.sin.get(position * pairs..(position + 1) * pairs),
+    ) else {
+        return;
+    };
+    let turn = |a: &mut f32, b: &mut f32, cos: f32, sin: f32| {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    };
+    match pairing {
+        Pairing::Norm => {
+            for ((pair, cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+                let [a, b] = pair;
+                turn(a, b, *cos, *sin);
+            }
+        }
+        Pairing::Neox => {
+            let Some((first, rest)) = head.split_at_mut_checked(pairs) else { return };
+            for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
+                turn(a, b, *cos, *sin);
+            }
+        }
+    }
+}

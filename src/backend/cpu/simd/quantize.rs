@@ -1,0 +1,230 @@
+//! RMSNorm and the quantization of activations, fused: a row is read twice and written once, as a tile.
+//!
+//! RMSNorm is `y = (x * r) * weight` with `r = 1 / sqrt(mean(x^2) + eps)`. The sum of squares has one order: lane i of
+//! 16 adds up columns i, i + 16, i + 32, ... by fma, then halves of the lanes are added (8 + 8, 4 + 4, 2 + 2, 1 + 1).
+//! [`rms`] is that sum; the specification uses the same order, so that its integers and those here are equal.
+
+use super::isa::{Isa, Task};
+use super::lanes::{Lanes, reduce_add};
+use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, Tile, TileKind, Tiles, WORDS};
+use crate::quant::{BlockQ8_0, q8, q8_k};
+
+/// RMSNorm.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// One factor per column.
+    pub weight: &'a [f32],
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+/// Where the activations of a run come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Rows of at least as many values as the tiles have columns.
+    pub x: &'a [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// The row of each token; `None`: token i is row i.
+    pub rows: Option<&'a [usize]>,
+}
+
+impl<'a> Source<'a> {
+    /// The row of a token; empty where there is none.
+    fn row(&self, token: usize, cols: usize) -> &'a [f32] {
+        let row = match self.rows {
+            Some(rows) => rows.get(token).copied(),
+            None => Some(token),
+        };
+        let start = row.and_then(|row| row.checked_mul(self.stride));
+        start.and_then(|start| self.x.get(start..start.checked_add(cols)?)).unwrap_or(&[])
+    }
+}
+
+/// Normalizes and quantizes the tokens of one tile.
+///
+/// A token whose row is missing in the source becomes zeros, as the padding does.
+///
+/// # Safety
+/// No other worker may access the tile meanwhile: each tile has one writer, and a barrier before anyone reads it.
+pub unsafe fn quantize_tile(isa: Isa, tiles: &Tiles, tile: Tile, source: Source<'_>, norm: Option<Norm<'_>>) {
+    // SAFETY: the caller's obligation is the same.
+    let words = unsafe { tiles.write(tile) };
+    let (kind, cols) = (tiles.kind(), tiles.cols());
+    match tile.width {
+        1 => isa.run(Quantize::<1> { kind, cols, tile, source, norm, words }),
+        4 => isa.run(Quantize::<4> { kind, cols, tile, source, norm, words }),
+        8 => isa.run(Quantize::<8> { kind, cols, tile, source, norm, words }),
+        _ => isa.run(Quantize::<16> { kind, cols, tile, source, norm, words }),
+    }
+}
+
+/// 1 / sqrt(mean(x^2) + eps), in the order described above.
+pub fn rms(isa: Isa, x: &[f32], eps: f32) -> f32 {
+    isa.run(Rms { x, eps })
+}
+
+/// RMSNorm of a row in place, for rows that are not multiplied with a matrix next: a head's query or key.
+pub fn rms_norm(isa: Isa, x: &mut [f32], norm: Norm<'_>) {
+    let r = rms(isa, x, norm.eps);
+    for (x, w) in x.iter_mut().zip(norm.weight) {
+        *x = (*x * r) * w;
+    }
+}
+
+struct Rms<'a> {
+    x: &'a [f32],
+    eps: f32,
+}
+
+impl Task for Rms<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        inverse_rms(l, self.x, self.eps)
+    }
+}
+
+/// See [`rms`].
+#[inline(always)]
+fn inverse_rms<L: Lanes>(l: L, x: &[f32], eps: f32) -> f32 {
+    let (chunks, rest) = x.as_chunks::<16>();
+    let mut sum = l.splat(0.0);
+    for x in chunks {
+        let x = l.load(x);
+        sum = l.fma(x, x, sum);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; 16];
+        for (to, x) in last.iter_mut().zip(rest) {
+            *to = *x;
+        }
+        let x = l.load(&last);
+        sum = l.fma(x, x, sum);
+    }
+    let mean = reduce_add(l, sum) / x.len() as f32;
+    1.0 / (mean + eps).sqrt()
+}
+
+struct Quantize<'a, const T: usize> {
+    kind: TileKind,
+    cols: usize,
+    tile: Tile,
+    source: Source<'a>,
+    norm: Option<Norm<'a>>,
+    words: &'a mut [i32],
+}
+
+impl<const T: usize> Task for Quantize<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let rows = self.words.as_chunks_mut::<T>().0;
+        for t in 0..T {
+            let x = if t < self.tile.tokens { self.source.row(self.tile.first + t, self.cols) } else { &[] };
+            if x.is_empty() {
+                for row in rows.iter_mut() {
+                    row[t] = 0;
+                }
+                continue;
+            }
+            let factor = self.norm.map(|norm| (inverse_rms(l, x, norm.eps), norm.weight));
+            match self.kind {
+                TileKind::F32 => {
+                    for (i, (x, row)) in x.iter().zip(rows.iter_mut()).enumerate() {
+                        row[t] = normalized(*x, i, factor).to_bits().cast_signed();
+                    }
+                }
+                TileKind::Q8 => {
+                    let blocks = rows.as_chunks_mut::<WORDS>().0.iter_mut().zip(x.as_chunks::<32>().0);
+                    for (i, (block, x)) in blocks.enumerate() {
+                        quantize_block(l, x, 32 * i, factor, block, t);
+                    }
+                }
+                TileKind::Q8_0 => {
+                    let blocks = rows.as_chunks_mut::<WORDS>().0.iter_mut().zip(x.as_chunks::<32>().0);
+                    for (i, (block, x)) in blocks.enumerate() {
+                        let mut y = *x;
+                        for (j, y) in y.iter_mut().enumerate() {
+                            *y = normalized(*y, 32 * i + j, factor);
+                        }
+                        let q8_0 = BlockQ8_0::encode(&y);
+                        write_block(block, t, q8_0.d.to_f32(), &q8_0.qs);
+                    }
+                }
+                TileKind::Q8K => {
+                    let blocks = rows.as_chunks_mut::<WORDS>().0.as_chunks_mut::<8>().0;
+                    for (i, (blocks, x)) in blocks.iter_mut().zip(x.as_chunks::<256>().0).enumerate() {
+                        let mut y = *x;
+                        for (j, y) in y.iter_mut().enumerate() {
+                            *y = normalized(*y, 256 * i + j, factor);
+                        }
+                        let (scale, q) = q8_k::quantize_block(&y);
+                        for (block, q) in blocks.iter_mut().zip(q.as_chunks::<32>().0) {
+                            write_block(block, t, scale, q);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One value after RMSNorm.
+#[inline(always)]
+fn normalized(x: f32, column: usize, factor: Option<(f32, &[f32])>) -> f32 {
+    match factor {
+        Some((r, weight)) => (x * r) * weight.get(column).copied().unwrap_or(f32::NAN),
+        None => x,
+    }
+}
+
+/// Writes a quantized block of one token into its tile.
+#[inline(always)]
+fn write_block<const T: usize>(block: &mut [[i32; T]; WORDS], t: usize, scale: f32, q: &[i8; 32]) {
+    for (g, q) in q.as_chunks::<4>().0.iter().enumerate() {
+        block[g][t] = i32::from_le_bytes(q.map(i8::cast_unsigned));
+    }
+    let mut sum = 0;
+    for (q, row) in q.as_chunks::<16>().0.iter().zip(NEGATIVE_HALVES) {
+        let half: i32 = q.iter().map(|&q| i32::from(q)).sum();
+        block[row][t] = -half;
+        sum += half;
+    }
+    block[NEGATIVE_SUM][t] = -sum;
+    block[SCALE][t] = scale.to_bits().cast_signed();
+    block[SCALED_SUM][t] = (scale * sum as f32).to_bits().cast_signed();
+}
+
+/// Quantizes 32 values of one token as `quant::q8::quantize_block` does.
+#[inline(always)]
+fn quantize_block<L: Lanes, const T: usize>(
+    l: L,
+    x: &[f32; 32],
+    column: usize,
+    factor: Option<(f32, &[f32])>,
+    block: &mut [[i32; T]; WORDS],
+    t: usize,
+) {
+    let mut y = [l.splat(0.0); 2];
+    for (i, x) in x.as_chunks::<16>().0.iter().enumerate() {
+        y[i] = l.load(x);
+        if let Some((r, weight)) = factor {
+            let weight = weight.get(column + 16 * i..).and_then(|w| w.first_chunk::<16>());
+            y[i] = l.mul(l.mul(y[i], l.splat(r)), l.load(weight.unwrap_or(&[f32::NAN; 16])));
+        }
+    }
+    // As integers, the bits of floats without a sign are ordered like the floats, and NaN comes last.
+    let bits = [l.and_i(l.bits(y[0]), i32::MAX), l.and_i(l.bits(y[1]), i32::MAX)];
+    let max = l.reduce_max_i(l.max_i(bits[0], bits[1]));
+    let max = f32::from_bits(max.cast_unsigned());
+    let scale = if max < q8::SMALLEST_MAXIMUM { 0.0 } else { max / 127.0 };
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let mut q = [0u8; 32];
+    for (i, q) in q.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        l.store_low_bytes(l.to_i(l.mul(y[i], l.splat(inverse))), q);
+    }
+    write_block(block, t, scale, &q.map(u8::cast_signed));
+}

@@ -1,0 +1,58 @@
+//! Shared by the integration tests: where the larger fixtures lie, and how far two results are apart.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "whether code is dead differs by binary, so `expect` cannot be used"
+)]
+
+pub(crate) mod ops;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The folder of models made by llama.cpp and transformers: `$APRGPU_FIXTURES`, or beside the checkout. Prints why a
+/// test is skipped where there is none.
+pub(crate) fn fixtures() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
+    let folder = std::env::var_os("APRGPU_FIXTURES").map_or(beside, PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: no fixtures folder at {}", folder.display());
+    None
+}
+
+/// A file of this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Little-endian float32.
+pub(crate) fn read_f32(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// A JSON file.
+pub(crate) fn read_json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A list of numbers in JSON.
+pub(crate) fn u32s(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+/// Normalized mean square error: `sum((found - truth)^2) / sum(truth^2)`.
+pub(crate) fn nmse(found: &[f32], truth: &[f32]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    let square = |x: f64| x * x;
+    let error: f64 = found.iter().zip(truth).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    error / truth.iter().map(|&b| square(f64::from(b))).sum::<f64>()
+}
+
+/// The index of the largest value.
+pub(crate) fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap() as u32
+}
