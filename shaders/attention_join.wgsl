@@ -20,6 +20,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     let end = state[row_at(row) + 2u] + 1u;
     let width = params.num_heads * params.head_dim;
     let column = wg.x * 256u + t;
+    scaled[t] = 0.0;
     if column < width {
         let head = column / params.head_dim;
         let dim = column % params.head_dim;
@@ -42,6 +43,6 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     workgroupBarrier();
     let record = wg.x * 8u + t / 8u;
     if has(FLAG_RECORDS) && t < 64u && record * 32u < width {
-        write_record(row * (width / 32u) + record, t % 8u, (t / 8u) * 32u, 0.0);
+        write_record(row * ((width + 31u) / 32u) + record, t % 8u, (t / 8u) * 32u, 0.0);
     }
 }

@@ -32,9 +32,14 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         let value = a_quad(block, quad);
         for (var i = 0u; i < 4u; i++) {
             let column = record * 32u + quad * 4u + i;
-            residual[row * params.records * 32u + column] = value[i];
+            var weight = 0.0;
+            if column < params.columns {
+                residual[row * params.columns + column] = value[i];
+                weight = vectors[params.norm + column];
+            }
+            // Columns past the end are zeros in the table.
             plain[t * 4u + i] = value[i];
-            scaled[t * 4u + i] = value[i] * vectors[params.norm + column];
+            scaled[t * 4u + i] = value[i] * weight;
         }
     }
     workgroupBarrier();

@@ -56,7 +56,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         for (var i = t; i < TOKENS * 8u; i += WG) {
             let token = i / 8u;
             if token0 + token < rows {
-                write_record((token0 + token) * (params.rows / 32u) + first / 32u, i % 8u, token * 32u, 0.0);
+                write_record((token0 + token) * ((params.rows + 31u) / 32u) + first / 32u, i % 8u, token * 32u, 0.0);
             }
         }
     }

@@ -29,7 +29,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     var inverse_rms = 1.0;
 #ifndef X=q8
     if has(FLAG_NORM) {
-        let width = params.records * 32u;
+        let width = params.columns;
         var part = 0.0;
         for (var i = t; i < width; i += 64u) {
             let value = x[row * width + i];
@@ -47,8 +47,8 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         let column = record * 32u + quad * 4u + i;
         var value = 0.0;
         var weight = 1.0;
-        if record < params.records {
-            value = x[row * params.records * 32u + column] * inverse_rms;
+        if column < params.columns {
+            value = x[row * params.columns + column] * inverse_rms;
             if params.norm != NONE { weight = vectors[params.norm + column]; }
         }
         plain[t * 4u + i] = value;

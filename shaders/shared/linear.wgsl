@@ -50,7 +50,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
             if token0 + token < rows {
                 var squares = 0.0;
                 for (var j = 0u; j < 32u; j++) { squares = fma(sums[token * 32u + j], sums[token * 32u + j], squares); }
-                write_record((token0 + token) * (params.rows / 32u) + first / 32u, i % 8u, token * 32u, squares);
+                write_record((token0 + token) * ((params.rows + 31u) / 32u) + first / 32u, i % 8u, token * 32u, squares);
             }
         }
     }

@@ -95,7 +95,7 @@ fn prepare_rms(t: u32, token0: u32) {
         if t < TOKENS {
             var squares = 0.0;
             for (var i = 0u; i < 32u; i++) { squares += sums[t * 32u + i]; }
-            inverse_rms[t] = 1.0 / sqrt(squares / f32(params.records * 32u) + params.eps);
+            inverse_rms[t] = 1.0 / sqrt(squares / f32(params.columns) + params.eps);
         }
     } else if t < TOKENS {
         inverse_rms[t] = 1.0;

@@ -41,6 +41,11 @@ struct Params {
     stride_b: u32,
     // Whether the panels of matrices 1 and 2 are of the second type: bits 1 and 2.
     second: u32,
+    // Columns of a row of activations; the last record may be filled up with zeros.
+    columns: u32,
+    spare0: u32,
+    spare1: u32,
+    spare2: u32,
 }
 // Norm in front: results are multiplied by 1 / rms.
 const FLAG_NORM: u32 = 1u;

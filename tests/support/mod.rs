@@ -5,6 +5,8 @@
     reason = "whether code is dead differs by binary, so `expect` cannot be used"
 )]
 
+#[cfg(feature = "wgpu")]
+pub(crate) mod gpu;
 pub(crate) mod ops;
 
 use serde_json::Value;

@@ -329,7 +329,7 @@ impl<'a> Builder<'a> {
         // Prefill kernels read whole tiles.
         let rows =
             if self.plan.rows > MAX_M { self.plan.rows.next_multiple_of(TILE) } else { self.plan.rows };
-        let bytes = rows * self.width(of) / 32 * RECORD_BYTES;
+        let bytes = rows * self.width(of).div_ceil(32) * RECORD_BYTES;
         self.bytes += bytes as u64;
         let buffer = self.gpu.storage("records", bytes as u64)?;
         self.records.insert((of, form), buffer.clone());
@@ -365,7 +365,8 @@ impl<'a> Builder<'a> {
             flags |= FLAG_KV_F32;
         }
         Params {
-            records: (columns / 32) as u32,
+            records: columns.div_ceil(32) as u32,
+            columns: columns as u32,
             segments: 1,
             bias: [NONE; 3],
             norm: NONE,
@@ -418,7 +419,7 @@ impl<'a> Builder<'a> {
             ("acts_out", records),
         ];
         let when = if self.producers_quantize() { When::First } else { When::Always };
-        let grid = Grid::ByRows { x: (width / 32).div_ceil(8) as u32, first: 0, most: u32::MAX };
+        let grid = Grid::ByRows { x: width.div_ceil(256) as u32, first: 0, most: u32::MAX };
         let key = PipelineKey { variant, constants: vec![] };
         self.drafts.push(Draft { step, when, key, params, buffers, grid, weight_bytes: 0 });
         Ok(())
@@ -463,8 +464,8 @@ impl<'a> Builder<'a> {
             if norm.is_some() && self.producers_quantize() {
                 params.flags |= FLAG_NORM;
             }
-            params.units_a = columns as u32 / unit_columns(a, x);
-            params.units_b = b.map_or(0, |b| columns as u32 / unit_columns(b, x));
+            params.units_a = (columns as u32).div_ceil(unit_columns(a, x));
+            params.units_b = b.map_or(0, |b| (columns as u32).div_ceil(unit_columns(b, x)));
             for (index, part) in chunk.parts.iter().enumerate() {
                 params.base[index] = part.base;
                 params.panels[index] = part.panels;
@@ -559,7 +560,7 @@ impl<'a> Builder<'a> {
                 ("residual", self.activation(Plan::RESIDUAL)),
                 ("acts_out", records.clone()),
             ];
-            let grid = Grid::ByRows { x: (width / 32).div_ceil(8) as u32, first: 0, most: u32::MAX };
+            let grid = Grid::ByRows { x: width.div_ceil(256) as u32, first: 0, most: u32::MAX };
             self.push(step, PipelineKey { variant, constants: vec![] }, params, buffers, grid);
         }
         Ok(())

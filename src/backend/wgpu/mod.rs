@@ -153,7 +153,6 @@ impl WgpuBackend {
     }
 
     fn cache(gpu: &Gpu, plan: &Plan, kv: &KvLayout, rope: &RopeTable) -> Result<Cache, Error> {
-        let shape = &plan.shape;
         let words = match kv.kv_type {
             KvType::F16 => kv.head_dim / 2,
             KvType::F32 => kv.head_dim,
@@ -161,10 +160,6 @@ impl WgpuBackend {
         let whole = |what: String| Err(Error::Plan { step: 0, op: "attention", what });
         if !kv.head_dim.is_multiple_of(8) || words > 256 || kv.head_dim > 1024 {
             return whole(format!("heads of {}: the shaders want a multiple of 8 up to 256", kv.head_dim));
-        }
-        let widths = [shape.hidden_size, shape.intermediate_size, shape.num_heads * shape.head_dim];
-        if let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(32)) {
-            return whole(format!("rows of {width} values: the shaders want a multiple of 32"));
         }
         if plan.numerics.kv != kv.kv_type {
             return whole("the plan and the cache differ in the type of keys and values".to_owned());

@@ -46,9 +46,11 @@ pub(super) struct Params {
     pub(super) stride_a: u32,
     pub(super) stride_b: u32,
     pub(super) second: u32,
+    pub(super) columns: u32,
+    pub(super) padding: [u32; 3],
 }
 
 /// Bytes between the parameters of two dispatches: the largest offset alignment that a device may ask for.
 pub(super) const PARAMS_STRIDE: u64 = 256;
 
-const _: () = assert!(size_of::<Params>() == 128);
+const _: () = assert!(size_of::<Params>() == 144);

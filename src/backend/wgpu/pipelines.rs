@@ -61,6 +61,11 @@ impl Gpu {
     fn compile_one(&self, key: &PipelineKey) -> Result<(), Error> {
         let missing = || self.error(key.variant, "there is no such shader; see shaders/variants");
         let variant = super::shaders::find(key.variant).ok_or_else(missing)?;
+        let most = self.limits.max_compute_workgroup_storage_size;
+        if variant.shared_bytes > most {
+            let needed = variant.shared_bytes;
+            return Err(self.error(key.variant, format!("needs {needed} bytes of workgroup memory of {most}")));
+        }
         let entries: Vec<_> = variant
             .bindings
             .iter()
