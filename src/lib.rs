@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Beside the road: [`convert`] writes one format from another, [`compare`] says how far two results are apart,
-//! [`bench`] measures. Imports point one way; `tests/architecture.rs` holds the table of allowed edges.
+//! [`mod@bench`] measures. Imports point one way; `tests/architecture.rs` holds the table of allowed edges.
 
 pub mod backend;
 pub mod bench;

@@ -25,8 +25,11 @@ fn error(model: Model, tokens: &[u32], exact: &[f32]) -> f64 {
     nmse(&device.logits(tokens, false).unwrap(), exact)
 }
 
+/// A fault's name and how to plant it.
+type Fault<'a> = (&'a str, &'a dyn Fn(&mut Model));
+
 /// A fault is seen in every prompt of more than a few tokens; the first has eight.
-fn check(open: &dyn Fn() -> Model, golden: (&Path, &str, &str), faults: &[(&str, &dyn Fn(&mut Model))]) {
+fn check(open: &dyn Fn() -> Model, golden: (&Path, &str, &str), faults: &[Fault<'_>]) {
     let (folder, name, kind) = golden;
     let entry = &read_json(&folder.join(format!("{name}.json")))["files"][kind];
     let exact = read_f32(&folder.join(format!("{name}-{kind}.exact.f32")));
@@ -64,7 +67,7 @@ fn with_zeroed(tensor: &str, values: std::ops::Range<usize>) -> Model {
 #[test]
 fn a_wrong_epsilon_or_pairing_or_a_lost_bias_breaks_the_limit() {
     let golden = repository("tests/golden/tiny-coder");
-    let faults: [(&str, &dyn Fn(&mut Model)); 4] = [
+    let faults: [Fault<'_>; 4] = [
         ("eps 1e-5 for 1e-6", &|model| model.config.rms_norm_eps = 1e-5),
         ("NORM for NEOX", &|model| model.config.rope.pairing = RopePairing::Norm),
         ("theta 1e4 for 1e6", &|model| model.config.rope.theta = 1e4),
@@ -83,7 +86,7 @@ fn lost_rope_factors_break_the_limit() {
         let gguf = Gguf::open(&folder.join("llama-gqa-Q4_K_M.gguf")).unwrap();
         Model::from_source(Source::Gguf(gguf)).unwrap()
     };
-    let faults: [(&str, &dyn Fn(&mut Model)); 2] = [
+    let faults: [Fault<'_>; 2] = [
         ("rope_freqs left out", &|model| model.config.rope.scaling = RopeScaling::None),
         ("NEOX for NORM", &|model| model.config.rope.pairing = RopePairing::Neox),
     ];

@@ -31,13 +31,13 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 
 /// Little-endian float32.
 pub(crate) fn read_f32(path: &Path) -> Vec<f32> {
-    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display())).unwrap();
     bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// A JSON file.
 pub(crate) fn read_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 

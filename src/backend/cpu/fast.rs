@@ -121,7 +121,7 @@ impl Cpu {
             return Err(found);
         }
         if steps.last().is_some_and(|step| step.op == Op::Sample) {
-            let logits = buffers.activations[Plan::LOGITS.0 as usize].as_mut();
+            let logits = buffers.activations[Plan::LOGITS.0 as usize].as_mut_slice();
             *last = self.slots.sample(rows, logits, plan.shape.vocab_size);
             sampled.push(last.clone());
         }
@@ -195,12 +195,12 @@ impl Backend for Cpu {
     fn buffer(&mut self, id: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error> {
         let graph = self.graph(id)?;
         let len = buffer_len(&graph.plan, &graph.rows, buffer)?;
-        Ok(graph.buffers.activations[buffer.0 as usize].as_mut()[..len].to_vec())
+        Ok(graph.buffers.activations[buffer.0 as usize].as_mut_slice()[..len].to_vec())
     }
 
     fn set_buffer(&mut self, id: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error> {
         let buffers = &mut self.graph(id)?.buffers.activations;
-        let into = buffers.get_mut(buffer.0 as usize).map(SharedBuffer::as_mut);
+        let into = buffers.get_mut(buffer.0 as usize).map(SharedBuffer::as_mut_slice);
         let into = into.and_then(|into| into.get_mut(..values.len()));
         let too_long = || Error::Misuse(format!("buffer {} cannot take {} values", buffer.0, values.len()));
         into.ok_or_else(too_long)?.copy_from_slice(values);
