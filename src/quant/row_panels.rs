@@ -113,7 +113,11 @@ mod tests {
         for &tensor_type in TensorType::ALL.iter().filter(|t| t.is_weight_type()) {
             let panels = RowPanels::new(tensor_type).unwrap();
             let cols = 3 * panels.columns;
-            assert_eq!(panels.panel_bytes(cols), tensor_type.row_bytes(cols * PANEL_ROWS), "{tensor_type} grows");
+            assert_eq!(
+                panels.panel_bytes(cols),
+                tensor_type.row_bytes(cols * PANEL_ROWS),
+                "{tensor_type} grows"
+            );
             let cols = if tensor_type.is_float() { cols - 31 } else { cols };
             let bytes = tensor_type.row_bytes(cols).unwrap();
             for count in [1, 31, 32] {

@@ -64,7 +64,9 @@ impl Gpu {
         let most = self.limits.max_compute_workgroup_storage_size;
         if variant.shared_bytes > most {
             let needed = variant.shared_bytes;
-            return Err(self.error(key.variant, format!("needs {needed} bytes of workgroup memory of {most}")));
+            return Err(
+                self.error(key.variant, format!("needs {needed} bytes of workgroup memory of {most}"))
+            );
         }
         let entries: Vec<_> = variant
             .bindings
