@@ -4,13 +4,17 @@ use super::{Device, Error};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
+#[cfg(feature = "wgpu")]
+use crate::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
 use crate::model::{Model, Role, WeightTensor};
+#[cfg(feature = "wgpu")]
+use crate::plan::Rows;
 use crate::plan::{Activations, Decoder, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource};
 use std::fmt;
 use std::sync::Arc;
 
 /// Which backend to run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
     /// The fastest there is; the report says which and why.
     #[default]
@@ -19,6 +23,9 @@ pub enum BackendChoice {
     Cpu,
     /// The scalar specification.
     Twin,
+    /// WGSL on Vulkan, Metal or DX12.
+    #[cfg(feature = "wgpu")]
+    Wgpu(AdapterChoice),
 }
 
 /// How to run a model.
@@ -134,7 +141,7 @@ pub fn load(
     let ids = 0..decoder.weights().len() as u32;
     let roles = ids.filter_map(|id| decoder.role(WeightId(id))).collect();
     let source = Arc::new(ModelWeights { model: Arc::clone(model), roles });
-    let backend: Box<dyn Backend> = match settings.backend {
+    let backend: Box<dyn Backend> = match &settings.backend {
         BackendChoice::Twin => Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?),
         BackendChoice::Auto | BackendChoice::Cpu => {
             let cpu = Cpu::new(&decoder, source, (kv_layout, rope), settings.threads, None, progress)?;
@@ -143,10 +150,25 @@ pub fn load(
             report.notes.push(format!("{packed:.1} MB of {copy}"));
             Box::new(cpu)
         }
+        #[cfg(feature = "wgpu")]
+        BackendChoice::Wgpu(choice) => {
+            let gpu = Arc::new(Gpu::open(choice)?);
+            if gpu.summary().software {
+                let name = &gpu.summary().name;
+                report
+                    .notes
+                    .push(format!("{name} is a CPU that plays GPU: a check of the shaders, not a fast path"));
+            }
+            let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, settings.numerics);
+            let source: Arc<dyn WeightSource + Send + Sync> = source;
+            let wgpu = WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, Options::default(), progress)?;
+            report.notes.push(format!("{:.1} MB on the device", wgpu.device_bytes() as f64 / 1e6));
+            Box::new(wgpu)
+        }
     };
     report.backend = format!("{}: {}", backend.name(), backend.describe());
     if settings.backend == BackendChoice::Auto {
-        report.reason = Some("chosen by `auto`: no other backend is built in".to_owned());
+        report.reason = Some("chosen by `auto`: a GPU is taken only with --backend".to_owned());
     }
     let device =
         Device::new(backend, decoder, settings.numerics, (context, trained), settings.slots, settings.chunk);

@@ -193,7 +193,7 @@ struct Draft {
     when: When,
     key: PipelineKey,
     params: Params,
-    buffers: Vec<(&'static str, wgpu::Buffer)>,
+    buffers: Vec<Bound>,
     grid: Grid,
     weight_bytes: u64,
 }
@@ -240,6 +240,12 @@ pub(super) struct Compiled {
     /// Bytes of all buffers of this graph.
     pub(super) bytes: u64,
 }
+
+/// Sets what is an op's own in the parameters of a product, and gives its own buffers.
+type Finish<'f, 'a> = dyn Fn(&Builder<'a>, &mut Params) -> Vec<Bound> + 'f;
+
+/// A buffer and the name that the shader binds it by.
+type Bound = (&'static str, wgpu::Buffer);
 
 /// Everything that is the same for all steps while a graph is built.
 struct Builder<'a> {
@@ -385,14 +391,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn push(
-        &mut self,
-        step: usize,
-        key: PipelineKey,
-        params: Params,
-        buffers: Vec<(&'static str, wgpu::Buffer)>,
-        grid: Grid,
-    ) {
+    fn push(&mut self, step: usize, key: PipelineKey, params: Params, buffers: Vec<Bound>, grid: Grid) {
         self.drafts.push(Draft { step, when: When::Always, key, params, buffers, grid, weight_bytes: 0 });
     }
 
@@ -433,7 +432,7 @@ impl<'a> Builder<'a> {
         step: usize,
         input: BufferId,
         norm: Option<WeightId>,
-        finish: &dyn Fn(&mut Self, &Chunk, &mut Params) -> Result<Vec<(&'static str, wgpu::Buffer)>, Error>,
+        finish: &Finish<'_, 'a>,
     ) -> Result<(), Error> {
         let op = self.plan.steps[step].op;
         let activations = self.plan.numerics.activations;
@@ -491,7 +490,7 @@ impl<'a> Builder<'a> {
                 .sum::<usize>();
             let wide = if total as u32 >= MANY_PANELS { 256 } else { self.gpu.invocations };
             params.segments = wide / 32;
-            let mut buffers = finish(self, chunk, &mut params)?;
+            let mut buffers = finish(self, &mut params);
             let records = self.records(input, form)?;
             buffers.extend([
                 ("weights", chunk.buffer.clone()),
@@ -580,18 +579,18 @@ impl<'a> Builder<'a> {
         };
         let rope = self.cache.rope.clone();
         let bias = linears.map(|linear| self.weights.place(linear.bias));
-        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, _, params| {
+        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, params| {
             params.bias = bias;
             if head_norms.is_some() {
                 params.flags |= FLAG_HEAD_NORM;
             }
             let query = builder.raw.clone().filter(|_| head_norms.is_some());
-            Ok(vec![
+            vec![
                 ("rope", rope.clone()),
                 ("query", query.unwrap_or_else(|| builder.activation(Plan::QUERY))),
                 ("keys", keys.clone()),
                 ("values", values.clone()),
-            ])
+            ]
         })?;
         if let (Some((q_norm, k_norm)), Some(raw)) = (head_norms, self.raw.clone()) {
             let mut params = self.params(self.width(Plan::RESIDUAL));
@@ -661,34 +660,34 @@ impl<'a> Builder<'a> {
         let next = self.next_norm(step);
         let records = self.records(Plan::RESIDUAL, Form::Q8)?;
         let (bias, norm) = (self.weights.place(linear.bias), self.weights.place(next));
-        self.products(step, input, None, &|builder, _, params| {
+        self.products(step, input, None, &|builder, params| {
             params.rows = builder.width(Plan::RESIDUAL) as u32;
             params.bias[0] = bias;
             params.norm = norm;
             if builder.producers_quantize() && norm != NONE {
                 params.flags |= FLAG_RECORDS;
             }
-            Ok(vec![("residual", builder.activation(Plan::RESIDUAL)), ("acts_out", records.clone())])
+            vec![("residual", builder.activation(Plan::RESIDUAL)), ("acts_out", records.clone())]
         })
     }
 
     fn gate_up(&mut self, step: usize, norm: WeightId, gate: Linear, up: Linear) -> Result<(), Error> {
         let records = self.records(Plan::GATED, Form::Q8)?;
         let bias = [self.weights.place(gate.bias), self.weights.place(up.bias), NONE];
-        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, _, params| {
+        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, params| {
             params.rows = builder.width(Plan::GATED) as u32;
             params.bias = bias;
             if builder.producers_quantize() {
                 params.flags |= FLAG_RECORDS;
             }
-            Ok(vec![("gated", builder.activation(Plan::GATED)), ("acts_out", records.clone())])
+            vec![("gated", builder.activation(Plan::GATED)), ("acts_out", records.clone())]
         })
     }
 
     fn head(&mut self, step: usize, norm: WeightId) -> Result<(), Error> {
-        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, _, params| {
+        self.products(step, Plan::RESIDUAL, Some(norm), &|builder, params| {
             params.rows = builder.plan.shape.vocab_size as u32;
-            Ok(vec![("logits", builder.activation(Plan::LOGITS)), ("best", builder.best.clone())])
+            vec![("logits", builder.activation(Plan::LOGITS)), ("best", builder.best.clone())]
         })
     }
 

@@ -1,6 +1,8 @@
 //! The command line.
 
 use aprgpu::backend::Sampling;
+#[cfg(feature = "wgpu")]
+use aprgpu::backend::wgpu::AdapterChoice;
 use aprgpu::engine::{BackendChoice, Settings};
 use aprgpu::plan::{Activations, KvType, Numerics};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -50,6 +52,9 @@ pub(crate) enum BackendName {
     Cpu,
     /// The scalar specification that every other backend is held to: slow
     Twin,
+    /// A GPU through Vulkan, Metal or DX12; see --adapter
+    #[cfg(feature = "wgpu")]
+    Wgpu,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -78,6 +83,20 @@ pub(crate) struct DeviceArgs {
     /// What computes
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) backend: BackendName,
+    /// The GPU for --backend wgpu: a part of its name, or its index in `aprgpu devices`
+    #[cfg(feature = "wgpu")]
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Let --backend wgpu take a CPU that plays GPU
+    #[cfg(feature = "wgpu")]
+    #[arg(long)]
+    pub(crate) allow_software: bool,
+    /// Print what the backend did per pass: dispatches, submits, bytes mapped, CPU time
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Time every kernel by the device's clock and print a table: slower
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -102,6 +121,12 @@ impl DeviceArgs {
                 BackendName::Auto => BackendChoice::Auto,
                 BackendName::Cpu => BackendChoice::Cpu,
                 BackendName::Twin => BackendChoice::Twin,
+                #[cfg(feature = "wgpu")]
+                BackendName::Wgpu => BackendChoice::Wgpu(AdapterChoice {
+                    adapter: self.adapter.clone(),
+                    allow_software: self.allow_software,
+                    ..AdapterChoice::default()
+                }),
             },
             threads: self.threads.map(usize::from),
             numerics: Numerics {
