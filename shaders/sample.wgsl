@@ -197,7 +197,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     var top = -3.0e38;
     var top_id = NONE;
     var finite = true;
-    if it.penalized == 0u {
+    if it.penalized == 0u && !has(FLAG_SCAN) {
         let panels = (vocab + 31u) / 32u;
         for (var i = t; i < panels; i += 256u) {
             let candidate = best[asked * panels + i];

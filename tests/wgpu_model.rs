@@ -5,7 +5,7 @@
 
 mod support;
 
-use aprgpu::backend::wgpu::{Gpu, Options, WgpuBackend};
+use aprgpu::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
 use aprgpu::backend::{Backend, Sampling};
 use aprgpu::engine::{self, BackendChoice, Settings};
 use aprgpu::model::Model;
@@ -345,4 +345,47 @@ fn greedy_is_the_largest_logit() {
     let mut model = OnGpu::new(&gpu, &file, DEFAULT, Options::default());
     let logits = model.logits(&prompts[2].tokens, 64);
     assert_eq!(generate(&mut model, &prompts[2].tokens, 1, 1), [argmax(&logits)]);
+}
+
+/// Devices with no more than WebGPU asks for, and with workgroups of 1024: other shapes of workgroups, the same model.
+#[test]
+fn small_and_large_devices_agree() {
+    let (file, prompts) = tiny_coder();
+    let choices = [
+        AdapterChoice { allow_software: true, smallest_limits: true, ..AdapterChoice::default() },
+        AdapterChoice { allow_software: true, invocations: Some(1024), ..AdapterChoice::default() },
+    ];
+    for choice in choices {
+        let Some(gpu) = gpu::open(&choice) else { return };
+        let mut model = OnGpu::new(&gpu, &file, VERIFY, Options::default());
+        for chunk in [64, 8, 1] {
+            let error = nmse(&model.logits(&prompts[0].tokens, chunk), &prompts[0].exact);
+            assert!(error <= 1e-10, "{choice:?}, chunks of {chunk}: NMSE {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_tokens_allocate_nothing() {
+    let Some(gpu) = gpu::open(&AdapterChoice { allow_software: true, ..AdapterChoice::default() }) else {
+        return;
+    };
+    let (file, prompts) = tiny_coder();
+    let mut model = OnGpu::new(&gpu, &file, DEFAULT, Options::default());
+    let tokens = generate(&mut model, &prompts[0].tokens, 2, 1);
+    assert_eq!(tokens.len(), 2);
+    let graph = model.backend.compile(&model.plan(1, 1, true)).unwrap();
+    let position = prompts[0].tokens.len() as u32;
+    model.backend.run(graph, &[Row { token: tokens[0], slot: 0, position, logits: true }]).unwrap();
+    model.backend.replay(graph, 20).unwrap();
+    model.backend.sampled(graph).unwrap();
+    assert!(gpu.live_objects().0 > 10);
+    let (before, bytes) = (gpu.live_objects(), model.backend.device_bytes());
+    for _ in 0..10 {
+        model.backend.replay(graph, 98).unwrap();
+        assert_eq!(model.backend.sampled(graph).unwrap().len(), 98);
+    }
+    assert_eq!((gpu.live_objects(), model.backend.device_bytes()), (before, bytes));
+    // The context of 1024 is nearly full: what would pass its end is refused.
+    assert!(model.backend.replay(graph, 100).is_err());
 }

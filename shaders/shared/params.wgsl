@@ -57,4 +57,6 @@ const FLAG_NEOX: u32 = 4u;
 const FLAG_KV_F32: u32 = 8u;
 // Queries and keys get a norm per head before the rotation.
 const FLAG_HEAD_NORM: u32 = 16u;
+// The best logit is looked for among all, not among the best of each panel.
+const FLAG_SCAN: u32 = 32u;
 fn has(flag: u32) -> bool { return (params.flags & flag) != 0u; }

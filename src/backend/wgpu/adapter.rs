@@ -15,6 +15,8 @@ pub struct AdapterChoice {
     pub allow_software: bool,
     /// Use no more than every WebGPU device has: a test of the smallest device on a larger one.
     pub smallest_limits: bool,
+    /// Invocations of a matrix-vector workgroup, 256, 512 or 1024, instead of what suits the adapter. For tests.
+    pub invocations: Option<u32>,
 }
 
 /// An adapter, for the list of devices.
@@ -129,6 +131,7 @@ pub struct Gpu {
     /// Invocations of a matrix-vector workgroup.
     pub(super) invocations: u32,
     pub(super) pipelines: Pipelines,
+    instance: wgpu::Instance,
     /// What went wrong outside of any scope: the device was lost, a submit was refused.
     fault: Arc<Mutex<Option<String>>>,
 }
@@ -140,7 +143,8 @@ impl Gpu {
     /// `Unavailable`, saying what was looked for and what there is.
     pub fn open(choice: &AdapterChoice) -> Result<Self, Error> {
         let unavailable = |reason: String| Error::Unavailable { backend: "wgpu", reason };
-        let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()));
+        let instance = instance();
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         let summaries: Vec<_> = adapters.iter().enumerate().map(|(i, adapter)| summary(i, adapter)).collect();
         let index =
             choose(choice, &summaries, &|index| adapters.get(index).map(|a| a.get_info().device_type))
@@ -182,7 +186,13 @@ impl Gpu {
                 note(&faults, format!("the device was lost: {message}"));
             }
         });
-        let invocations = matvec_invocations(summary.software, &limits);
+        let most = limits.max_compute_invocations_per_workgroup;
+        let suited = matvec_invocations(summary.software, &limits);
+        let invocations = choice.invocations.map_or(suited, |wanted| match wanted.min(most) {
+            1024.. => 1024,
+            512.. => 512,
+            _ => 256,
+        });
         Ok(Self {
             device,
             queue,
@@ -191,6 +201,7 @@ impl Gpu {
             timestamps: features.contains(timing),
             invocations,
             pipelines: Pipelines::default(),
+            instance,
             fault,
         })
     }
@@ -198,6 +209,15 @@ impl Gpu {
     /// What it is.
     pub fn summary(&self) -> &AdapterSummary {
         &self.summary
+    }
+
+    /// How many buffers and bind groups exist on all devices of this one's instance.
+    pub fn live_objects(&self) -> (usize, usize) {
+        let report = self.instance.generate_report();
+        report.map_or((0, 0), |report| {
+            let hub = report.hub_report();
+            (hub.buffers.num_allocated, hub.bind_groups.num_allocated)
+        })
     }
 
     /// An error that names what was done and the adapter.

@@ -15,7 +15,7 @@
 
 use super::adapter::Gpu;
 use super::params::{
-    FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, NONE, PARAMS_STRIDE, Params,
+    FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, NONE, PARAMS_STRIDE, Params,
 };
 use super::pipelines::{Pipeline, PipelineKey};
 use super::state::StateLayout;
@@ -185,6 +185,8 @@ enum When {
     Always,
     /// Only if its step is the first of a run: nobody has written its records.
     First,
+    /// Only if its step is not the first of a run.
+    Later,
 }
 
 /// A dispatch before its pipeline and bind group are made.
@@ -212,7 +214,12 @@ pub(super) struct Dispatch {
 impl Dispatch {
     /// Whether it runs in a pass that begins with step `first`.
     pub(super) fn runs(&self, first: usize) -> bool {
-        self.when == When::Always || (first > 0 && self.step == first)
+        let is_first = first > 0 && self.step == first;
+        match self.when {
+            When::Always => true,
+            When::First => is_first,
+            When::Later => !is_first,
+        }
     }
 
     /// Records it; whether there was anything to do.
@@ -707,7 +714,12 @@ impl<'a> Builder<'a> {
             ("marked", self.marked.clone()),
             ("ring", self.buffers.ring.clone()),
         ];
-        self.push(step, PipelineKey { variant, constants: vec![] }, params, buffers, Grid::Asked);
+        // Run by itself, it cannot rely on what `head` left besides the logits.
+        for (when, flags) in [(When::Later, params.flags), (When::First, params.flags | FLAG_SCAN)] {
+            let key = PipelineKey { variant, constants: vec![] };
+            let (params, buffers) = (Params { flags, ..params }, buffers.clone());
+            self.drafts.push(Draft { step, when, key, params, buffers, grid: Grid::Asked, weight_bytes: 0 });
+        }
         Ok(())
     }
 

@@ -15,6 +15,8 @@ pub(super) const FLAG_NEOX: u32 = 4;
 pub(super) const FLAG_KV_F32: u32 = 8;
 /// Heads have a norm of their own.
 pub(super) const FLAG_HEAD_NORM: u32 = 16;
+/// The best logit is looked for among all logits, not among the best of each panel.
+pub(super) const FLAG_SCAN: u32 = 32;
 
 /// Same fields, same order as in WGSL; all of four bytes.
 #[repr(C)]
