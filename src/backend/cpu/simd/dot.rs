@@ -96,7 +96,7 @@ const fn too_wide<L: Lanes, const T: usize>() -> bool {
 
 /// Unit `u` of a panel: its body and its tail.
 #[inline(always)]
-fn unit<'a, W: Format>(bytes: &'a [u8], u: usize) -> (&'a [u8], &'a [u8; 32]) {
+fn unit<W: Format>(bytes: &[u8], u: usize) -> (&[u8], &[u8; 32]) {
     let start = body_start(u, W::BODY, W::TAIL);
     let body = bytes.get(start..start + W::BODY).unwrap_or(&[]);
     let tail = if W::TAIL == 0 { &[0; 32] } else { at(bytes, tail_start(u, W::BODY, W::TAIL)) };
