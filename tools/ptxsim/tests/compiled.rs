@@ -58,7 +58,8 @@ fn q4k_row(row: &[u8], x: &[f64]) -> f64 {
             for l in 0..32 {
                 let v = qs[(j / 2) * 32 + l];
                 let n = if j % 2 == 0 { v & 15 } else { v >> 4 };
-                sum += (d * f64::from(scale) * f64::from(n) - dmin * f64::from(min)) * x[b * 256 + j * 32 + l];
+                sum +=
+                    (d * f64::from(scale) * f64::from(n) - dmin * f64::from(min)) * x[b * 256 + j * 32 + l];
             }
         }
     }
@@ -89,8 +90,7 @@ fn q4k_matvec_agrees_with_f64() {
     let (wp, xp, op) = (m.upload(&w).unwrap(), m.upload(&xq).unwrap(), m.alloc(rows * 4).unwrap());
     let module = module();
     let k = module.kernel("q4k_q8k_matvec").unwrap();
-    let args =
-        [Arg::U64(wp), Arg::U64(xp), Arg::U64(op), Arg::U32(blocks as u32), Arg::U32(rows as u32)];
+    let args = [Arg::U64(wp), Arg::U64(xp), Arg::U64(op), Arg::U32(blocks as u32), Arg::U32(rows as u32)];
     start(k, &m, rows as u32 / 4, [32, 4, 1], &args, &Options::default()).unwrap();
     for (r, got) in download_f32(&m, op, rows).into_iter().enumerate() {
         let want = q4k_row(&w[r * blocks * 144..][..blocks * 144], &x);
@@ -116,7 +116,8 @@ fn rmsnorm_agrees_and_its_missing_barrier_is_found() {
         for (i, got) in download_f32(&m, op, n).into_iter().enumerate() {
             assert!((f64::from(x[i]) * scale * f64::from(g[i]) - f64::from(got)).abs() < 2e-6);
         }
-        let f = start(module.kernel("rmsnorm_racy").unwrap(), &m, 1, [256, 1, 1], &args, &options).unwrap_err();
+        let f =
+            start(module.kernel("rmsnorm_racy").unwrap(), &m, 1, [256, 1, 1], &args, &options).unwrap_err();
         assert_eq!(f.kind, FaultKind::SharedRace, "{f}");
         let source = f.source.unwrap();
         assert_eq!(&*source.file, "kernels.cu");
@@ -129,14 +130,14 @@ fn attention_holds_for_every_conforming_exponential() {
     let (heads, t) = (2usize, 50usize);
     let mut noise = Noise(3);
     let q = noise.units(heads * 64);
-    let kv: Vec<Vec<u16>> = (0..2).map(|_| (0..heads * t * 64).map(|_| half(noise.unit())).collect()).collect();
+    let kv: Vec<Vec<u16>> =
+        (0..2).map(|_| (0..heads * t * 64).map(|_| half(noise.unit())).collect()).collect();
     let bytes = |v: &Vec<u16>| v.iter().flat_map(|h| h.to_le_bytes()).collect::<Vec<u8>>();
     let mut m = Memory::new();
     let qp = m.upload(&f32_bytes(&q)).unwrap();
     let (kp, vp) = (m.upload(&bytes(&kv[0])).unwrap(), m.upload(&bytes(&kv[1])).unwrap());
     let op = m.alloc(heads * 64 * 4).unwrap();
-    let args =
-        [Arg::U64(qp), Arg::U64(kp), Arg::U64(vp), Arg::U64(op), Arg::U32(t as u32), Arg::F32(0.125)];
+    let args = [Arg::U64(qp), Arg::U64(kp), Arg::U64(vp), Arg::U64(op), Arg::U32(t as u32), Arg::F32(0.125)];
     let module = module();
     let mut results = vec![];
     for perturb in 0..3 {

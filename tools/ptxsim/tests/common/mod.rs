@@ -78,7 +78,7 @@ ret;
 }
 
 /// Line of [`wrap`]'s text that the body starts at.
-pub const BODY_LINE: u32 = 21;
+pub const BODY_LINE: u32 = 20;
 
 pub fn kernel(text: &str) -> Kernel {
     Module::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}")).kernels()[0].clone()
