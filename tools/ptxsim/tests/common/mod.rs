@@ -1,6 +1,8 @@
 //! Shared by the tests: device buffers, small kernels from a body, random numbers.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses its own part")]
 
+pub mod q4k;
+
 use ptxsim::{Arg, Fault, FaultKind, Kernel, Memory, Module, Options, Report, launch};
 
 /// Deterministic noise (xorshift).
