@@ -237,10 +237,11 @@ fn run_together(grid: &Grid<'_>, own: &[u32], workers: usize) -> Result<Report, 
         idle += 1;
         // another thread's slice may be on its way: give it time
         let waited = workers == 1 || since.elapsed() > Duration::from_secs(3);
-        if idle > IDLE_PASSES.min(2_000) && waited {
-            if let Some(block) = blocks.first() {
-                block.deadlock()?;
-            }
+        if idle > IDLE_PASSES.min(2_000)
+            && waited
+            && let Some(block) = blocks.first()
+        {
+            block.deadlock()?;
         }
         if workers > 1 {
             std::thread::yield_now();

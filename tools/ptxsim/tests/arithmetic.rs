@@ -7,9 +7,28 @@ use common::{Noise, run};
 /// Words with every awkward value, then noise.
 fn words() -> Vec<u32> {
     let special = [
-        0, 1, 2, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x8000_0001, 0x0080_0000, 0x007f_ffff, 0x3f80_0000,
-        0xbf80_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001, 0x7f7f_ffff, 0x4f00_0000, 0xcf00_0001,
-        0x477f_f000, 0x3300_0000, 0x3300_0001, 0x0000_ffff,
+        0,
+        1,
+        2,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x8000_0001,
+        0x0080_0000,
+        0x007f_ffff,
+        0x3f80_0000,
+        0xbf80_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0x7f80_0001,
+        0x7f7f_ffff,
+        0x4f00_0000,
+        0xcf00_0001,
+        0x477f_f000,
+        0x3300_0000,
+        0x3300_0001,
+        0x0000_ffff,
     ];
     let mut noise = Noise(99);
     special.into_iter().chain(std::iter::repeat_with(move || noise.next())).take(32).collect()
@@ -68,8 +87,12 @@ fn integers_wrap_and_saturate() {
     check("min.s32 %r10, %r3, %r4;", |a, b, _| (a as i32).min(b as i32) as u32);
     check("max.u32 %r10, %r3, %r4;", |a, b, _| a.max(b));
     check("sad.s32 %r10, %r3, %r4, %r5;", |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)));
-    check("or.b32 %r4, %r4, 1;\ndiv.s32 %r10, %r3, %r4;", |a, b, _| (a as i32).wrapping_div((b | 1) as i32) as u32);
-    check("or.b32 %r4, %r4, 1;\nrem.s32 %r10, %r3, %r4;", |a, b, _| (a as i32).wrapping_rem((b | 1) as i32) as u32);
+    check("or.b32 %r4, %r4, 1;\ndiv.s32 %r10, %r3, %r4;", |a, b, _| {
+        (a as i32).wrapping_div((b | 1) as i32) as u32
+    });
+    check("or.b32 %r4, %r4, 1;\nrem.s32 %r10, %r3, %r4;", |a, b, _| {
+        (a as i32).wrapping_rem((b | 1) as i32) as u32
+    });
     check("or.b32 %r4, %r4, 1;\nrem.u32 %r10, %r3, %r4;", |a, b, _| a % (b | 1));
     check("mul24.lo.u32 %r10, %r3, %r4;", |a, b, _| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff));
 }
@@ -90,9 +113,12 @@ fn sixteen_bit_integers() {
     check(&format!("{pair}and.b32 %r4, %r4, 31;\nshr.s16 %h3, %h1, %r4;{back}"), |a, b, _| {
         u32::from(((h(a) as i16) >> (b & 31).min(15)) as u16)
     });
-    check(&format!("{pair}shl.b16 %h3, %h1, %r4;{back}"), |a, b, _| {
-        if b > 15 { 0 } else { u32::from(h(a) << b) }
-    });
+    check(
+        &format!("{pair}shl.b16 %h3, %h1, %r4;{back}"),
+        |a, b, _| {
+            if b > 15 { 0 } else { u32::from(h(a) << b) }
+        },
+    );
     check(&format!("{pair}mul.wide.s16 %r10, %h1, %h2;"), |a, b, _| {
         (i32::from(h(a) as i16) * i32::from(h(b) as i16)) as u32
     });
@@ -116,8 +142,12 @@ fn shifts_by_the_width_and_more() {
     let wide = "cvt.u64.u32 %rd6, %r3;\nshl.b64 %rd6, %rd6, 31;\nand.b32 %r4, %r4, 127;\n";
     let low = "\ncvt.u32.u64 %r10, %rd7;";
     let w = |a: u32| u64::from(a) << 31;
-    check(&format!("{wide}shr.s64 %rd7, %rd6, %r4;{low}"), |a, b, _| ((w(a) as i64) >> (b & 127).min(63)) as u32);
-    check(&format!("{wide}shl.b64 %rd7, %rd6, %r4;{low}"), |a, b, _| w(a).checked_shl(b & 127).unwrap_or(0) as u32);
+    check(&format!("{wide}shr.s64 %rd7, %rd6, %r4;{low}"), |a, b, _| {
+        ((w(a) as i64) >> (b & 127).min(63)) as u32
+    });
+    check(&format!("{wide}shl.b64 %rd7, %rd6, %r4;{low}"), |a, b, _| {
+        w(a).checked_shl(b & 127).unwrap_or(0) as u32
+    });
 }
 
 #[test]
@@ -163,7 +193,8 @@ fn bits() {
 
 #[test]
 fn permute() {
-    let source = |a: u32, b: u32, k: u32| (((u64::from(b) << 32) | u64::from(a)) >> (8 * (k & 7))) as u32 & 0xff;
+    let source =
+        |a: u32, b: u32, k: u32| (((u64::from(b) << 32) | u64::from(a)) >> (8 * (k & 7))) as u32 & 0xff;
     check("prmt.b32 %r10, %r3, %r4, %r5;", |a, b, c| {
         (0..4).fold(0, |r, k| {
             let s = c >> (4 * k) & 15;
@@ -222,7 +253,9 @@ fn single_precision() {
     check_float("rcp.rn.f32 %f10, %f1;", |a, _, _| 1.0 / a);
     check("neg.f32 %f10, %f1;\nmov.b32 %r10, %f10;", |a, _, _| a ^ 0x8000_0000);
     check("abs.f32 %f10, %f1;\nmov.b32 %r10, %f10;", |a, _, _| a & 0x7fff_ffff);
-    check("copysign.f32 %f10, %f1, %f2;\nmov.b32 %r10, %f10;", |a, b, _| (a & 0x8000_0000) | (b & 0x7fff_ffff));
+    check("copysign.f32 %f10, %f1, %f2;\nmov.b32 %r10, %f10;", |a, b, _| {
+        (a & 0x8000_0000) | (b & 0x7fff_ffff)
+    });
     let zero = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
     check_float("mul.ftz.f32 %f10, %f1, %f2;", |a, b, _| zero(zero(a) * zero(b)));
     check_float("fma.rn.ftz.f32 %f10, %f1, %f2, %f3;", |a, b, c| zero(zero(a).mul_add(zero(b), zero(c))));
@@ -379,7 +412,9 @@ fn half_arithmetic_rounds_once() {
     let v = |x: u32| half_value(x & 0xffff);
     check(&format!("{two}add.rn.f16 %h4, %h1, %h2;{back}"), |a, b, _| nearest_half(v(a) + v(b)));
     check(&format!("{two}mul.rn.f16 %h4, %h1, %h2;{back}"), |a, b, _| nearest_half(v(a) * v(b)));
-    check("cvt.rn.f16.f32 %h4, %f1;\ncvt.u32.u16 %r10, %h4;", |a, _, _| nearest_half(f64::from(f32::from_bits(a))));
+    check("cvt.rn.f16.f32 %h4, %f1;\ncvt.u32.u16 %r10, %h4;", |a, _, _| {
+        nearest_half(f64::from(f32::from_bits(a)))
+    });
     check("cvt.rn.f16x2.f32 %r10, %f1, %f2;", |a, b, _| {
         let [a, b] = [a, b].map(|x| nearest_half(f64::from(f32::from_bits(x))));
         a << 16 | b
@@ -388,10 +423,13 @@ fn half_arithmetic_rounds_once() {
         nearest_half(v(a) + v(b)) | nearest_half(v(a >> 16) + v(b >> 16)) << 16
     });
     // 1 + 2^-10 squared, plus a tail that only an exact fma sees
-    check("mov.b32 %r6, 0x3c013c01;\nmov.b32 %r7, 0x00018001;\nfma.rn.f16x2 %r10, %r6, %r6, %r7;", |_, _, _| {
-        let square = half_value(0x3c01).powi(2);
-        nearest_half(square - 2f64.powi(-24)) << 16 | nearest_half(square + 2f64.powi(-24))
-    });
+    check(
+        "mov.b32 %r6, 0x3c013c01;\nmov.b32 %r7, 0x00018001;\nfma.rn.f16x2 %r10, %r6, %r6, %r7;",
+        |_, _, _| {
+            let square = half_value(0x3c01).powi(2);
+            nearest_half(square - 2f64.powi(-24)) << 16 | nearest_half(square + 2f64.powi(-24))
+        },
+    );
     check("cvt.rn.bf16x2.f32 %r10, %f1, %f2;", |a, b, _| {
         let bf = |x: u32| {
             if f32::from_bits(x).is_nan() { 0x7fff } else { (x + 0x7fff + (x >> 16 & 1)) >> 16 }
@@ -417,7 +455,9 @@ fn comparisons_order_nans_and_signs() {
     check(&format!("setp.lt.s32 %p1, %r3, %r4;{out}"), |a, b, _| u32::from((a as i32) < b as i32));
     check(&format!("setp.hi.u32 %p1, %r3, %r4;{out}"), |a, b, _| u32::from(a > b));
     check(
-        &format!("setp.lt.u32 %p2, %r4, %r5;\nsetp.eq.and.u32 %p1|%p3, %r3, 1, %p2;\n@%p3 mov.u32 %r8, 2;\n@!%p3 mov.u32 %r8, 0;{out}\nadd.u32 %r10, %r10, %r8;"),
+        &format!(
+            "setp.lt.u32 %p2, %r4, %r5;\nsetp.eq.and.u32 %p1|%p3, %r3, 1, %p2;\n@%p3 mov.u32 %r8, 2;\n@!%p3 mov.u32 %r8, 0;{out}\nadd.u32 %r10, %r10, %r8;"
+        ),
         |a, b, c| u32::from(a == 1 && b < c) + 2 * u32::from(a != 1 && b < c),
     );
 }
@@ -427,7 +467,10 @@ fn wide_integers_and_doubles() {
     let two = "mov.b64 %rd6, {%r3, %r4};\nmov.b64 %rd7, {%r5, %r3};\n";
     let high = "\nmov.b64 {%r11, %r10}, %rd8;\nxor.b32 %r10, %r10, %r11;";
     let fold = |v: u64| (v >> 32) as u32 ^ v as u32;
-    let (x, y) = (|a: u32, b: u32| (u64::from(b) << 32) | u64::from(a), |c: u32, a: u32| (u64::from(a) << 32) | u64::from(c));
+    let (x, y) = (
+        |a: u32, b: u32| (u64::from(b) << 32) | u64::from(a),
+        |c: u32, a: u32| (u64::from(a) << 32) | u64::from(c),
+    );
     check(&format!("{two}add.s64 %rd8, %rd6, %rd7;{high}"), |a, b, c| fold(x(a, b).wrapping_add(y(c, a))));
     check(&format!("{two}mul.lo.s64 %rd8, %rd6, %rd7;{high}"), |a, b, c| fold(x(a, b).wrapping_mul(y(c, a))));
     check(&format!("{two}mul.hi.u64 %rd8, %rd6, %rd7;{high}"), |a, b, c| {
@@ -436,11 +479,15 @@ fn wide_integers_and_doubles() {
     check(&format!("{two}mad.wide.s32 %rd8, %r3, %r4, %rd7;{high}"), |a, b, c| {
         fold(((i64::from(a as i32) * i64::from(b as i32)) as u64).wrapping_add(y(c, a)))
     });
-    check(&format!("{two}max.s64 %rd8, %rd6, %rd7;{high}"), |a, b, c| fold((x(a, b) as i64).max(y(c, a) as i64) as u64));
+    check(&format!("{two}max.s64 %rd8, %rd6, %rd7;{high}"), |a, b, c| {
+        fold((x(a, b) as i64).max(y(c, a) as i64) as u64)
+    });
     let doubles = "cvt.f64.f32 %d1, %f1;\ncvt.f64.f32 %d2, %f2;\ncvt.f64.f32 %d3, %f3;\n";
     let single = "\ncvt.rn.f32.f64 %f10, %d4;";
     let d = f64::from;
-    check_float(&format!("{doubles}fma.rn.f64 %d4, %d1, %d2, %d3;{single}"), |a, b, c| d(a).mul_add(d(b), d(c)) as f32);
+    check_float(&format!("{doubles}fma.rn.f64 %d4, %d1, %d2, %d3;{single}"), |a, b, c| {
+        d(a).mul_add(d(b), d(c)) as f32
+    });
     check_float(&format!("{doubles}div.rn.f64 %d4, %d1, %d2;{single}"), |a, b, _| (d(a) / d(b)) as f32);
 }
 

@@ -38,7 +38,9 @@ fn bank_conflicts_are_counted() {
     let options = Options { profile: true, ..Options::default() };
     for (stride, conflicts) in [(4, 0), (8, 1), (16, 3), (0, 0)] {
         let body = format!("mul.lo.u32 %r3, %r1, {stride};\nld.shared.u32 %r4, [%r3];");
-        let filled = format!("st.shared.u32 [%r2], %r1;\nst.shared.u32 [%r2+128], %r1;\nst.shared.u32 [%r2+256], %r1;\nst.shared.u32 [%r2+384], %r1;\nbar.warp.sync 0xffffffff;\n{body}");
+        let filled = format!(
+            "st.shared.u32 [%r2], %r1;\nst.shared.u32 [%r2+128], %r1;\nst.shared.u32 [%r2+256], %r1;\nst.shared.u32 [%r2+384], %r1;\nbar.warp.sync 0xffffffff;\n{body}"
+        );
         let (_, report) = common::run_with(&filled, &[0; 32], 1, (1, 32), &options).unwrap();
         assert_eq!(report.lines[&(common::BODY_LINE + 6)].bank_conflicts, conflicts, "stride {stride}");
     }

@@ -236,6 +236,7 @@ impl<'a> Block<'a> {
         self.fault(w, inst, 1 << lane, FaultKind::OutOfBounds, message)
     }
 
+    #[inline(never)]
     pub(super) fn load(&mut self, w: &mut Warp, inst: &Inst, pc: u32, load: &Load, m: u32) -> Step<()> {
         let len = load.size * load.d.len();
         let mut addresses = self.addresses(w, inst, load.address, m)?;
@@ -329,6 +330,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn store(&mut self, w: &mut Warp, inst: &Inst, store: &Store, m: u32) -> Step<()> {
         let len = store.size * store.s.len();
         let mut addresses = self.addresses(w, inst, store.address, m)?;

@@ -85,16 +85,16 @@ impl Resident<'_> {
             let Some(barrier) = self.block.barriers.get(id) else { continue };
             let Some(expected) = barrier.expected else { continue };
             let need = expected.map_or(self.warps.len(), |n| n as usize / 32);
-            if expected.is_none() {
-                if let Some(gone) = self.warps.iter().find(|w| w.alive != w.launched) {
-                    let Some(inst) = self.block.grid.kernel.code.get(barrier.at as usize) else { continue };
-                    let lanes = gone.launched & !gone.alive;
-                    let message = format!(
-                        "warp {} has lanes that returned, while others wait at barrier {id} for the whole block",
-                        gone.id
-                    );
-                    return self.block.fault(gone, inst, lanes, FaultKind::MismatchedBarrier, message);
-                }
+            if expected.is_none()
+                && let Some(gone) = self.warps.iter().find(|w| w.alive != w.launched)
+            {
+                let Some(inst) = self.block.grid.kernel.code.get(barrier.at as usize) else { continue };
+                let lanes = gone.launched & !gone.alive;
+                let message = format!(
+                    "warp {} has lanes that returned, while others wait at barrier {id} for the whole block",
+                    gone.id
+                );
+                return self.block.fault(gone, inst, lanes, FaultKind::MismatchedBarrier, message);
             }
             if barrier.arrived.len() < need {
                 continue;

@@ -177,11 +177,11 @@ fn plain(f: Alu, a: &V32, b: &V32, c: &V32, out: &mut V32) {
         }
         // Division by zero is unspecified: all ones, and the dividend as remainder, as the hardware's code gives.
         Alu::DivS => {
-            map2(a, b, out, |x, y| if y == 0 { !0 } else { (x as i32).wrapping_div(y as i32) as u32 })
+            map2(a, b, out, |x, y| if y == 0 { !0 } else { (x as i32).wrapping_div(y as i32) as u32 });
         }
         Alu::DivU => map2(a, b, out, |x, y| x.checked_div(y).unwrap_or(!0)),
         Alu::RemS => {
-            map2(a, b, out, |x, y| if y == 0 { x } else { (x as i32).wrapping_rem(y as i32) as u32 })
+            map2(a, b, out, |x, y| if y == 0 { x } else { (x as i32).wrapping_rem(y as i32) as u32 });
         }
         Alu::RemU => map2(a, b, out, |x, y| x.checked_rem(y).unwrap_or(x)),
         Alu::Neg => map1(a, out, u32::wrapping_neg),
@@ -213,7 +213,7 @@ fn plain(f: Alu, a: &V32, b: &V32, c: &V32, out: &mut V32) {
         Alu::Brev => map1(a, out, u32::reverse_bits),
         Alu::BfeU => map3(a, b, c, out, |x, p, n| bit_field(u64::from(x), p, n, 32, false) as u32),
         Alu::BfeS => {
-            map3(a, b, c, out, |x, p, n| bit_field(i64::from(x as i32) as u64, p, n, 32, true) as u32)
+            map3(a, b, c, out, |x, p, n| bit_field(i64::from(x as i32) as u64, p, n, 32, true) as u32);
         }
         Alu::Lop3(table) => logic3(table, a, b, c, out),
         Alu::Prmt(mode) => map3(a, b, c, out, |x, y, s| permute(mode, x, y, s)),

@@ -25,6 +25,33 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// The same without a copy: an immediate is spread into `spare`.
+    #[inline(always)]
+    fn look32<'w>(&self, w: &'w Warp, inst: &Inst, s: Src, m: u32, spare: &'w mut V32) -> Step<&'w V32> {
+        match s {
+            Src::Reg(r) if w.narrow_set[r as usize] & m == m || !self.grid.options.checks.initialized => {
+                Ok(&w.narrow[r as usize])
+            }
+            other => {
+                *spare = self.get32(w, inst, other, m)?;
+                Ok(spare)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look64<'w>(&self, w: &'w Warp, inst: &Inst, s: Src, m: u32, spare: &'w mut V64) -> Step<&'w V64> {
+        match s {
+            Src::Reg(r) if w.wide_set[r as usize] & m == m || !self.grid.options.checks.initialized => {
+                Ok(&w.wide[r as usize])
+            }
+            other => {
+                *spare = self.get64(w, inst, other, m)?;
+                Ok(spare)
+            }
+        }
+    }
+
     /// A 64-bit source.
     #[inline(always)]
     pub(super) fn get64(&self, w: &Warp, inst: &Inst, s: Src, m: u32) -> Step<V64> {
@@ -97,14 +124,34 @@ impl<'a> Block<'a> {
         }
         match &inst.op {
             Op::Alu { f, d, a, b, c, args, post } => {
-                let zero = [0; 32];
-                let a = self.get32(w, inst, *a, m)?;
-                let b = if *args > 1 { self.get32(w, inst, *b, m)? } else { zero };
-                let c = if *args > 2 { self.get32(w, inst, *c, m)? } else { zero };
-                let mut out = zero;
-                lanes::alu(self.grid.vector, *f, *post, &a, &b, &c, &mut out);
+                let [mut x, mut y, mut z] = [[0; 32]; 3];
+                let a = self.look32(w, inst, *a, m, &mut x)?;
+                let b = if *args > 1 { self.look32(w, inst, *b, m, &mut y)? } else { &y };
+                let c = if *args > 2 { self.look32(w, inst, *c, m, &mut z)? } else { &z };
+                let mut out = [0; 32];
+                lanes::alu(self.grid.vector, *f, *post, a, b, c, &mut out);
                 w.set32(*d, &out, m);
             }
+            Op::Alu64 { f, d, a, b, c, args } => {
+                let [mut x, mut y, mut z] = [[0; 32]; 3];
+                let a = self.look64(w, inst, *a, m, &mut x)?;
+                let b = if *args > 1 { self.look64(w, inst, *b, m, &mut y)? } else { &y };
+                let c = if *args > 2 { self.look64(w, inst, *c, m, &mut z)? } else { &z };
+                let out = wide::alu64(*f, a, b, c);
+                w.set64(*d, &out, m);
+            }
+            Op::Load(load) => self.load(w, inst, pc, load, m)?,
+            Op::Store(store) => self.store(w, inst, store, m)?,
+            Op::Setp(s) => self.setp(w, inst, s, m)?,
+            _ => self.step_rare(w, inst, pc, m)?,
+        }
+        Ok(())
+    }
+
+    /// The instructions that are not the bulk of any kernel; apart, so that the others keep a small frame.
+    #[inline(never)]
+    fn step_rare(&mut self, w: &mut Warp, inst: &Inst, pc: u32, m: u32) -> Step<()> {
+        match &inst.op {
             Op::Half { f, format, packed, ftz, d, a, b, c } => {
                 let [a, b, c] =
                     [self.get32(w, inst, *a, m)?, self.get32(w, inst, *b, m)?, self.get32(w, inst, *c, m)?];
@@ -122,12 +169,6 @@ impl<'a> Block<'a> {
             Op::ApproxHalf { f, format, packed, d, a } => {
                 let a = self.get32(w, inst, *a, m)?;
                 w.set32(*d, &approx::half(*f, *format, *packed, &a), m);
-            }
-            Op::Alu64 { f, d, a, b, c, args } => {
-                let a = self.get64(w, inst, *a, m)?;
-                let b = if *args > 1 { self.get64(w, inst, *b, m)? } else { [0; 32] };
-                let c = if *args > 2 { self.get64(w, inst, *c, m)? } else { [0; 32] };
-                w.set64(*d, &wide::alu64(*f, &a, &b, &c), m);
             }
             Op::Shift64 { f, d, a, b } => {
                 let (a, b) = (self.get64(w, inst, *a, m)?, self.get32(w, inst, *b, m)?);
@@ -162,7 +203,6 @@ impl<'a> Block<'a> {
                 };
                 w.set64(*d, &wide::multiply_wide(*signed, &a, &b, &c), m);
             }
-            Op::Setp(s) => self.setp(w, inst, s, m)?,
             Op::Select { d, a, b, p } => {
                 let p = self.get_pred(w, inst, *p, m)?;
                 match d {
@@ -216,8 +256,6 @@ impl<'a> Block<'a> {
                     [self.get32(w, inst, *a, m)?, self.get32(w, inst, *b, m)?, self.get32(w, inst, *c, m)?];
                 w.set32(*d, &convert::pack_bytes(*signed, &a, &b, &c), m);
             }
-            Op::Load(load) => self.load(w, inst, pc, load, m)?,
-            Op::Store(store) => self.store(w, inst, store, m)?,
             Op::Atomic(a) => self.atomic(w, inst, pc, a, m)?,
             Op::ActiveMask { d } => w.set32(*d, &[m; 32], m),
             Op::AsyncCopy(copy) => self.async_copy(w, inst, copy, m)?,
@@ -229,7 +267,8 @@ impl<'a> Block<'a> {
             Op::GridWait => w.waited = true,
             Op::Yield => w.yields = true,
             Op::Trap => return self.fault(w, inst, m, FaultKind::Trap, "trap"),
-            Op::Nop | Op::Branch { .. } | Op::Return | Op::Barrier { .. } | Op::Warp { .. } => {}
+            // the rest is done by the caller
+            _ => {}
         }
         Ok(())
     }
@@ -239,6 +278,7 @@ impl<'a> Block<'a> {
         if wide { self.get64(w, inst, s, m) } else { Ok(self.get32(w, inst, s, m)?.map(u64::from)) }
     }
 
+    #[inline(never)]
     fn setp(&mut self, w: &mut Warp, inst: &Inst, s: &Setp, m: u32) -> Step<()> {
         let holds = match s.ty {
             CompareTy::U64 | CompareTy::S64 | CompareTy::F64 => {

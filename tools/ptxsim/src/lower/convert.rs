@@ -128,11 +128,11 @@ impl Lowering<'_> {
         if let Some(problem) = problem {
             return self.fail(format!("cvt: {problem}"));
         }
-        if let (Dst::Narrow(reg, 32), false) = (d, saturate || ftz || relu || a_wide) {
-            if let Some(f) = fast_conversion(to, from, round, integral) {
-                let c = Src::Imm(0);
-                return Ok(Op::Alu { f, d: reg, a, b: c, c, args: 1, post: Post::default() });
-            }
+        if let (Dst::Narrow(reg, 32), false) = (d, saturate || ftz || relu || a_wide)
+            && let Some(f) = fast_conversion(to, from, round, integral)
+        {
+            let c = Src::Imm(0);
+            return Ok(Op::Alu { f, d: reg, a, b: c, c, args: 1, post: Post::default() });
         }
         if let (Dst::Narrow(reg, 16), Ty::F16 | Ty::Bf16, Ty::F32, Some(Round::Nearest), false) =
             (d, to, from, round, saturate || ftz || relu || a_wide)

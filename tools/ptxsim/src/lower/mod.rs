@@ -92,10 +92,10 @@ impl<'a> Lowering<'a> {
                 }
                 Statement::Instruction(i) => {
                     let mapped = self.source.lines.find(i.line).or_else(|| location.clone());
-                    if let Some(source) = mapped {
-                        if self.kernel.sources.last().is_none_or(|s| s.0 < i.line) {
-                            self.kernel.sources.push((i.line, source));
-                        }
+                    if let Some(source) = mapped
+                        && self.kernel.sources.last().is_none_or(|s| s.0 < i.line)
+                    {
+                        self.kernel.sources.push((i.line, source));
                     }
                     self.instruction(i)?;
                 }

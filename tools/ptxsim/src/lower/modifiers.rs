@@ -21,10 +21,10 @@ impl<'a> Modifiers<'a> {
     /// Takes the first of the words that is there.
     pub(super) fn one_of<T: Copy>(&self, table: &[(&str, T)]) -> Option<T> {
         for (word, used) in &self.words {
-            if let Some((_, value)) = table.iter().find(|(name, _)| name == word) {
-                if !used.replace(true) {
-                    return Some(*value);
-                }
+            if let Some((_, value)) = table.iter().find(|(name, _)| name == word)
+                && !used.replace(true)
+            {
+                return Some(*value);
             }
         }
         None

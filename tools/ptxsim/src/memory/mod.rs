@@ -165,10 +165,10 @@ impl Allocation {
         let sectors = self
             .non_coherent
             .get_or_init(|| (0..(self.len as usize).div_ceil(32)).map(|_| AtomicU16::new(0)).collect());
-        if let Some(sector) = sectors.get(offset / 32) {
-            if u64::from(sector.load(Relaxed)) != me.epoch {
-                sector.store(me.epoch as u16, Relaxed);
-            }
+        if let Some(sector) = sectors.get(offset / 32)
+            && u64::from(sector.load(Relaxed)) != me.epoch
+        {
+            sector.store(me.epoch as u16, Relaxed);
         }
         Self::each_word(offset, len, |word, _| {
             match self.pages.get(word / PAGE_WORDS).and_then(|p| p.get()) {

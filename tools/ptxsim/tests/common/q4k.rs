@@ -72,7 +72,9 @@ fn row(r: usize, supers: usize, quants: &[u8], scales: &[u8], dm: &[u8], x: &[i8
                 let q = &quants[block * 16..][..16];
                 let xs = &x[column * 32..][..32];
                 let dot: i32 = (0..16)
-                    .map(|k| i32::from(q[k] & 15) * i32::from(xs[k]) + i32::from(q[k] >> 4) * i32::from(xs[16 + k]))
+                    .map(|k| {
+                        i32::from(q[k] & 15) * i32::from(xs[k]) + i32::from(q[k] >> 4) * i32::from(xs[16 + k])
+                    })
                     .sum();
                 let (scale, min) = (scales[block * 2], scales[block * 2 + 1]);
                 let at = (r * supers + s) * 4;
