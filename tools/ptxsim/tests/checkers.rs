@@ -328,7 +328,7 @@ fn barriers() {
         "setp.lt.u32 %p1, %r1, 32;\n@%p1 ret;\nbar.sync 0;",
         "setp.lt.u32 %p1, %r1, 32;\n@%p1 ret;\nbar.sync 0, 32;",
     );
-    let counted = |n: u32| format!("bar.sync 1, {n};");
+    let counted = |n: u32| format!("mov.u32 %r3, {n};\nbar.sync 1, %r3;");
     proves(FaultKind::MismatchedBarrier, (1, 64), &counted(40), &counted(64));
     proves(
         FaultKind::Deadlock,

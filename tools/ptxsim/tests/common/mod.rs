@@ -1,7 +1,18 @@
 //! Shared by the tests: device buffers, small kernels from a body, random numbers.
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code; each test file uses its own part, and the speed example some of it"
+)]
 
 pub mod q4k;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Mutex;
 
 use ptxsim::{Arg, Fault, FaultKind, Kernel, Memory, Module, Options, Report, launch};
 
@@ -82,7 +93,29 @@ ret;
 /// Line of [`wrap`]'s text that the body starts at.
 pub const BODY_LINE: u32 = 20;
 
+/// With `PTXAS` set, NVIDIA's assembler must take whatever the tests run.
+fn assemble(text: &str) {
+    static DONE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let Ok(ptxas) = std::env::var("PTXAS") else { return };
+    let number = {
+        let mut done = DONE.lock().unwrap();
+        if !done.insert(text.to_owned()) {
+            return;
+        }
+        done.len()
+    };
+    let file = std::env::temp_dir().join(format!("ptxsim-{}-{number}.ptx", std::process::id()));
+    // a line directive would name files that are not there
+    std::fs::write(&file, text.replace("\n#line", "\n// #line")).unwrap();
+    let arch = if text.contains(".target sm_90") { "sm_90" } else { "sm_80" };
+    let mut command = Command::new(ptxas);
+    let output = command.arg(format!("-arch={arch}")).arg(&file).args(["-o", "/dev/null"]).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
+}
+
 pub fn kernel(text: &str) -> Kernel {
+    assemble(text);
     Module::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}")).kernels()[0].clone()
 }
 
