@@ -186,7 +186,9 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
         let model = match fields.model {
             Some(model) => model,
             None if fields.merges.is_some() => {
-                notes.push("tokenizer.ggml.model is missing; taken as gpt2, because there are merges".to_owned());
+                notes.push(
+                    "tokenizer.ggml.model is missing; taken as gpt2, because there are merges".to_owned(),
+                );
                 "gpt2".to_owned()
             }
             None => {
