@@ -18,8 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("backend", &["plan", "quant"]),
     ("engine", &["backend", "model", "plan", "quant"]),
     ("convert", &["format", "model", "quant"]),
-    ("compare", &["backend", "engine", "model", "plan", "quant"]),
-    ("bench", &["backend", "compare", "engine", "format", "model", "plan", "quant"]),
+    ("compare", &["backend", "engine", "format", "model", "plan", "quant"]),
+    ("bench", &["backend", "compare", "convert", "engine", "format", "model", "plan", "quant"]),
 ];
 
 /// The only places where `unsafe` may be written, each for the reason that its own comment gives.

@@ -20,9 +20,8 @@ fn limit(op: OpKind, _: Activations) -> f64 {
 
 fn check(isa: Isa, threads: usize, batches: &[usize]) {
     let make: Box<support::ops::Make<'_>> = Box::new(move |decoder, source, kv_layout, rope| {
-        Box::new(
-            Cpu::new(decoder, source, (kv_layout, rope), Some(threads), Some(isa), &mut |_, _| {}).unwrap(),
-        )
+        let parts = (kv_layout, rope);
+        Ok(Box::new(Cpu::new(decoder, source, parts, Some(threads), Some(isa), &mut |_, _| {})?))
     });
     check_every_op(&*make, batches, &limit);
 }
