@@ -18,8 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("backend", &["plan", "quant"]),
     ("engine", &["backend", "model", "plan", "quant"]),
     ("convert", &["format", "model", "quant"]),
-    ("compare", &["backend", "engine", "model", "plan", "quant"]),
-    ("bench", &["backend", "compare", "engine", "format", "model", "plan", "quant"]),
+    ("compare", &["backend", "engine", "format", "model", "plan", "quant"]),
+    ("bench", &["backend", "compare", "convert", "engine", "format", "model", "plan", "quant"]),
 ];
 
 /// The only places where `unsafe` may be written, each for the reason that its own comment gives.
@@ -112,6 +112,8 @@ fn the_import_scan_sees_every_spelling() {
 fn every_op_has_a_home_in_every_place() {
     for op in aprgpu::plan::OpKind::ALL {
         let home = format!("src/backend/cpu/twin/{}.rs", op.name());
+        assert!(Path::new(ROOT).join(&home).exists(), "{home} is missing");
+        let home = format!("shaders/{}.wgsl", op.name());
         assert!(Path::new(ROOT).join(&home).exists(), "{home} is missing");
         let tests = fs::read_to_string(Path::new(ROOT).join("tests/ops.rs")).unwrap();
         assert!(tests.contains(&format!("OpKind::{op:?}")), "tests/ops.rs has no case for {op:?}");

@@ -374,7 +374,8 @@ fn norm_bias_residual_and_gate_are_applied() {
 
 /// Speed of one product: GB/s of weights with one token, GMAC/s with many.
 ///
-/// `cargo test --release --test cpu_kernels -- --ignored --nocapture speed`
+/// `cargo test --release --test cpu_kernels -- --ignored --nocapture speed`, with SPEED_TYPES, SPEED_ISA,
+/// SPEED_ACTIVATIONS and SPEED_ROWS in the environment to choose among types, instruction sets, activations and sizes.
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
@@ -392,7 +393,7 @@ fn speed() {
         }
         for name in types.split(',') {
             let t = TensorType::from_name(name).unwrap();
-            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 12, |rows| rows.parse().unwrap());
+            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 24, |rows| rows.parse().unwrap());
             let cols = 1536;
             let one = random.weights(t, 64, cols);
             let row_bytes = t.row_bytes(cols).unwrap();
@@ -440,6 +441,33 @@ fn speed() {
                 }
                 println!("{line}");
             }
+        }
+    }
+}
+
+/// Speed of RMSNorm and quantization.
+#[test]
+#[ignore = "a measurement"]
+fn quantization_speed() {
+    let mut random = Random(1);
+    for isa in Isa::available() {
+        for (cols, tokens) in [(1536, 1), (8960, 1), (1536, 64)] {
+            let x = random.floats(cols * tokens);
+            let weight = random.floats(cols);
+            let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
+            let source = Source { x: &x, stride: cols, rows: None };
+            let norm = Norm { weight: &weight, eps: 1e-6 };
+            let mut best = f64::MAX;
+            for _ in 0..200 {
+                let start = std::time::Instant::now();
+                for index in 0..Tile::count(isa, tokens) {
+                    // SAFETY: no workers run.
+                    unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, index), source, Some(norm)) };
+                }
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            let each = best / (cols * tokens) as f64;
+            println!("{} [{tokens}, {cols}]: {:.0} ns, {:.2} ns a value", isa.name(), best * 1e9, each * 1e9);
         }
     }
 }

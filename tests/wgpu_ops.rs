@@ -8,10 +8,14 @@ mod support;
 use aprgpu::backend::cpu::twin;
 use aprgpu::backend::wgpu::{Gpu, Options, WgpuBackend};
 use aprgpu::backend::{Backend, Sampling};
-use aprgpu::plan::{Activations, Decoder, KvType, Numerics, OpKind, Plan, RopeTable, Row, Rows};
+use aprgpu::compare::Random;
+use aprgpu::compare::ops::{Case, cases};
+use aprgpu::plan::{
+    Activations, Decoder, KvType, Numerics, OpKind, Plan, RopeTable, Row, Rows, WeightSource,
+};
 use std::sync::Arc;
 use support::gpu;
-use support::ops::{Random, cases, check_every_op};
+use support::ops::check_every_op;
 
 /// The NMSE that an op may have from its twin: sums have another order, and where activations are quantized, a number
 /// that lies between two integers may become the other one. Attention is held to more than the 1e-9 of its own
@@ -27,12 +31,12 @@ fn limit(op: OpKind, activations: Activations) -> f64 {
 
 fn check(gpu: &Arc<Gpu>, options: Options, batches: &[usize]) {
     let make: Box<support::ops::Make<'_>> = Box::new(move |decoder: &Decoder, source, kv_layout, rope| {
-        let numerics = aprgpu::plan::Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
+        let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
         let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
-        let source: Arc<dyn aprgpu::plan::WeightSource + Send + Sync> = source;
+        let source: Arc<dyn WeightSource + Send + Sync> = source;
         let backend =
             WgpuBackend::new(Arc::clone(gpu), &plan, &source, kv_layout, &rope, options, &mut |_, _| {});
-        Box::new(backend.unwrap()) as Box<dyn Backend>
+        Ok(Box::new(backend?))
     });
     check_every_op(&*make, batches, &limit);
 }
@@ -53,13 +57,13 @@ fn prefill_agrees_with_the_twins() {
 #[test]
 fn sampling_chooses_the_twins_tokens() {
     let Some(gpu) = gpu::shared() else { return };
-    let case = support::ops::Case { vocab_size: 5003, ..cases().remove(0) };
-    let (decoder, source) = case.decoder(3);
+    let case = Case { vocab_size: 5003, ..cases().remove(0) };
+    let (decoder, source) = case.decoder(3).unwrap();
     let numerics = Numerics { activations: Activations::Q8, kv: KvType::F16 };
     let kv_layout = decoder.kv_layout(3, 64, KvType::F16);
     let rope = RopeTable { pairs: 32, cos: vec![1.0; 64 * 32], sin: vec![0.0; 64 * 32] };
     let plan = decoder.plan(Rows { rows: 4, logit_rows: 3, sample: true }, numerics);
-    let source: Arc<dyn aprgpu::plan::WeightSource + Send + Sync> = source;
+    let source: Arc<dyn WeightSource + Send + Sync> = source;
     let options = Options::default();
     let mut backend =
         WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, options, &mut |_, _| {}).unwrap();

@@ -44,6 +44,9 @@ pub struct KernelTime {
     pub weight_bytes: u64,
 }
 
+/// Keys and values of one position, `[num_kv_heads, head_dim]` each.
+pub type KeysAndValues = (Vec<f32>, Vec<f32>);
+
 /// A device with a model on it: weights, KV cache, compiled graphs.
 ///
 /// Weights and cache are set up by each backend's own constructor; from then on every backend is driven alike.
@@ -83,6 +86,12 @@ pub trait Backend: Send {
 
     /// Fills the first `values.len()` values of a buffer.
     fn set_buffer(&mut self, graph: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error>;
+
+    /// The keys and values that the cache holds for a position. `None` from a backend whose cache cannot be asked: a
+    /// comparison then sees it only through `Attention`.
+    fn cached(&mut self, _layer: usize, _slot: u32, _position: u32) -> Result<Option<KeysAndValues>, Error> {
+        Ok(None)
+    }
 
     /// What has run since the backend was made.
     fn counters(&self) -> Counters;

@@ -160,7 +160,14 @@ impl Device {
         Ok(self.backend.set_sampling(slot, sampling, recent)?)
     }
 
-    fn graph(&mut self, rows: Rows) -> Result<GraphId, Error> {
+    /// The backend, to run plans of one's own choice: see [`Self::graph`].
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        self.captured = None;
+        &mut *self.backend
+    }
+
+    /// The graph for `rows`, compiled once.
+    pub fn graph(&mut self, rows: Rows) -> Result<GraphId, Error> {
         if let Some(&graph) = self.graphs.get(&rows) {
             return Ok(graph);
         }

@@ -1,15 +1,17 @@
 //! A model, opened, checked and set up on a backend.
 
 use super::{Device, Error};
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
 #[cfg(feature = "wgpu")]
 use crate::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
+use crate::backend::{self, Backend};
 use crate::model::{Model, Role, WeightTensor};
 #[cfg(feature = "wgpu")]
 use crate::plan::Rows;
-use crate::plan::{Activations, Decoder, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource};
+use crate::plan::{
+    Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource,
+};
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,6 +28,39 @@ pub enum BackendChoice {
     /// WGSL on Vulkan, Metal or DX12.
     #[cfg(feature = "wgpu")]
     Wgpu(AdapterChoice),
+}
+
+impl BackendChoice {
+    /// The names that `--backend` takes.
+    #[cfg(feature = "wgpu")]
+    pub const NAMES: &[&str] = &["auto", "cpu", "twin", "wgpu"];
+    /// The names that `--backend` takes.
+    #[cfg(not(feature = "wgpu"))]
+    pub const NAMES: &[&str] = &["auto", "cpu", "twin"];
+
+    /// The choice of this name. `wgpu:ADAPTER` names a part of an adapter's name, or its index.
+    ///
+    /// # Errors
+    /// The backend is not built into this program, or there is none of this name.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "twin" => Self::Twin,
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Self::Wgpu(AdapterChoice::default()),
+            _ => {
+                #[cfg(feature = "wgpu")]
+                if let Some(adapter) = name.strip_prefix("wgpu:") {
+                    let adapter = Some(adapter.to_owned());
+                    return Ok(Self::Wgpu(AdapterChoice { adapter, ..AdapterChoice::default() }));
+                }
+                let built_in = Self::NAMES.join(", ");
+                let what = format!("`{name}` is not built into this program; there are {built_in}");
+                return Err(backend::Error::Unavailable { backend: "unknown", reason: what }.into());
+            }
+        })
+    }
 }
 
 /// How to run a model.
@@ -58,6 +93,13 @@ impl Default for Settings {
             slots: 1,
             chunk: 256,
         }
+    }
+}
+
+impl Settings {
+    /// Positions per sequence for a model that was trained for `trained`.
+    pub fn context(&self, trained: usize) -> usize {
+        self.context.unwrap_or(trained.min(DEFAULT_CONTEXT))
     }
 }
 
@@ -117,6 +159,13 @@ pub fn decoder(model: &Model) -> Result<Decoder, Error> {
     Ok(Decoder::new(&model.config, &lookup)?)
 }
 
+/// The weights of a model, by the ids of its decoder.
+pub fn weight_source(model: &Arc<Model>, decoder: &Decoder) -> Arc<dyn WeightSource + Send + Sync> {
+    let ids = 0..decoder.weights().len() as u32;
+    let roles = ids.filter_map(|id| decoder.role(WeightId(id))).collect();
+    Arc::new(ModelWeights { model: Arc::clone(model), roles })
+}
+
 /// Sets a model up on a backend. `progress` gets bytes of weights done and in all.
 pub fn load(
     model: &Arc<Model>,
@@ -124,8 +173,22 @@ pub fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Device, LoadReport), Error> {
     let decoder = decoder(model)?;
+    let source = weight_source(model, &decoder);
     let trained = model.config.context_length;
-    let context = settings.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+    let rope = RopeTable::new(&model.config.rope, settings.context(trained));
+    start(decoder, source, (rope, trained), settings, progress)
+}
+
+/// Sets a decoder up on a backend, wherever its weights come from. `rope` has as many positions as the settings ask for
+/// of a model that was trained for `trained`.
+pub fn start(
+    decoder: Decoder,
+    source: Arc<dyn WeightSource + Send + Sync>,
+    (rope, trained): (RopeTable, usize),
+    settings: &Settings,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Device, LoadReport), Error> {
+    let context = settings.context(trained);
     if context == 0 || settings.slots == 0 {
         return Err(Error::Usage("a context of 0 positions holds nothing".to_owned()));
     }
@@ -137,35 +200,9 @@ pub fn load(
         report.notes.push(stretch);
     }
     let kv_layout = decoder.kv_layout(settings.slots, context, settings.numerics.kv);
-    let rope = RopeTable::new(&model.config.rope, context);
-    let ids = 0..decoder.weights().len() as u32;
-    let roles = ids.filter_map(|id| decoder.role(WeightId(id))).collect();
-    let source = Arc::new(ModelWeights { model: Arc::clone(model), roles });
-    let backend: Box<dyn Backend> = match &settings.backend {
-        BackendChoice::Twin => Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?),
-        BackendChoice::Auto | BackendChoice::Cpu => {
-            let cpu = Cpu::new(&decoder, source, (kv_layout, rope), settings.threads, None, progress)?;
-            let packed = cpu.packed_bytes() as f64 / 1e6;
-            let copy = "weights repacked for the CPU; the mapped file's pages were given back";
-            report.notes.push(format!("{packed:.1} MB of {copy}"));
-            Box::new(cpu)
-        }
-        #[cfg(feature = "wgpu")]
-        BackendChoice::Wgpu(choice) => {
-            let gpu = Arc::new(Gpu::open(choice)?);
-            if gpu.summary().software {
-                let name = &gpu.summary().name;
-                report
-                    .notes
-                    .push(format!("{name} is a CPU that plays GPU: a check of the shaders, not a fast path"));
-            }
-            let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, settings.numerics);
-            let source: Arc<dyn WeightSource + Send + Sync> = source;
-            let wgpu = WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, Options::default(), progress)?;
-            report.notes.push(format!("{:.1} MB on the device", wgpu.device_bytes() as f64 / 1e6));
-            Box::new(wgpu)
-        }
-    };
+    let parts = (&decoder, source, kv_layout, rope);
+    let (backend, notes) = set_up(&settings.backend, parts, settings.threads, progress)?;
+    report.notes.extend(notes);
     report.backend = format!("{}: {}", backend.name(), backend.describe());
     if settings.backend == BackendChoice::Auto {
         report.reason = Some("chosen by `auto`: a GPU is taken only with --backend".to_owned());
@@ -173,4 +210,37 @@ pub fn load(
     let device =
         Device::new(backend, decoder, settings.numerics, (context, trained), settings.slots, settings.chunk);
     Ok((device, report))
+}
+
+/// Sets up a backend, with notes for its user. The only place that names them all.
+pub fn set_up(
+    choice: &BackendChoice,
+    (decoder, source, kv_layout, rope): (&Decoder, Arc<dyn WeightSource + Send + Sync>, KvLayout, RopeTable),
+    threads: Option<usize>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Box<dyn Backend>, Vec<String>), Error> {
+    Ok(match choice {
+        BackendChoice::Twin => (Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?), Vec::new()),
+        BackendChoice::Auto | BackendChoice::Cpu => {
+            let cpu = Cpu::new(decoder, source, (kv_layout, rope), threads, None, progress)?;
+            let packed = cpu.packed_bytes() as f64 / 1e6;
+            let copy = "weights repacked for the CPU; the mapped file's pages were given back";
+            (Box::new(cpu), vec![format!("{packed:.1} MB of {copy}")])
+        }
+        #[cfg(feature = "wgpu")]
+        BackendChoice::Wgpu(choice) => {
+            let gpu = Gpu::shared(choice)?;
+            let mut notes = Vec::new();
+            if gpu.summary().software {
+                let name = &gpu.summary().name;
+                notes
+                    .push(format!("{name} is a CPU that plays GPU: a check of the shaders, not a fast path"));
+            }
+            let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
+            let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
+            let wgpu = WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, Options::default(), progress)?;
+            notes.push(format!("{:.1} MB on the device", wgpu.device_bytes() as f64 / 1e6));
+            (Box::new(wgpu), notes)
+        }
+    })
 }

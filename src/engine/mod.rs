@@ -11,6 +11,6 @@ mod stop;
 pub use device::{Device, MAX_BATCH};
 pub use error::Error;
 pub use generate::{Finish, Generated, Generator, Request};
-pub use load::{BackendChoice, LoadReport, Settings, decoder, load};
+pub use load::{BackendChoice, LoadReport, Settings, decoder, load, set_up, start, weight_source};
 pub use scheduler::{Produced, Scheduler, SequenceId, Stats};
 pub use stop::StopStrings;

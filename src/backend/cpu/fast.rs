@@ -5,8 +5,8 @@ use super::phases::{Buffers, Pass, Weights};
 use super::pool::{Pool, PoolError, SharedBuffer};
 use super::simd::{Isa, KvCache, Panels};
 use super::slots::{Slots, advance, buffer_len, check_rows};
-use super::{physical_cores, probe};
-use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
+use super::{outside_of_cache, physical_cores, probe};
+use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
 use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, WeightId, WeightSource};
 use crate::quant;
 use std::ops::Range;
@@ -205,6 +205,12 @@ impl Backend for Cpu {
         let too_long = || Error::Misuse(format!("buffer {} cannot take {} values", buffer.0, values.len()));
         into.ok_or_else(too_long)?.copy_from_slice(values);
         Ok(())
+    }
+
+    fn cached(&mut self, layer: usize, slot: u32, position: u32) -> Result<Option<KeysAndValues>, Error> {
+        let (slot, position) = (slot as usize, position as usize);
+        let found = self.kv_cache.read(layer, slot, position);
+        found.map(Some).ok_or_else(|| outside_of_cache(layer, slot, position))
     }
 
     fn counters(&self) -> Counters {

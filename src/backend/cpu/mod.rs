@@ -25,3 +25,7 @@ fn cache_len(layout: &KvLayout) -> Result<usize, Error> {
         advice: "use a smaller --ctx or fewer sequences".to_owned(),
     })
 }
+
+fn outside_of_cache(layer: usize, slot: usize, position: usize) -> Error {
+    Error::Misuse(format!("layer {layer}, slot {slot}, position {position} lies outside of the cache"))
+}

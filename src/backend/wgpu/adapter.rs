@@ -211,6 +211,21 @@ impl Gpu {
         &self.summary
     }
 
+    /// The device that this process has opened for `choice`, or a new one: opening and compiling take time.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn shared(choice: &AdapterChoice) -> Result<Arc<Self>, Error> {
+        static OPEN: Mutex<Vec<(AdapterChoice, Arc<Gpu>)>> = Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, gpu)) = open.iter().find(|(known, _)| known == choice) {
+            return Ok(Arc::clone(gpu));
+        }
+        let gpu = Arc::new(Self::open(choice)?);
+        open.push((choice.clone(), Arc::clone(&gpu)));
+        Ok(gpu)
+    }
+
     /// How many buffers and bind groups exist on all devices of this one's instance.
     pub fn live_objects(&self) -> (usize, usize) {
         let report = self.instance.generate_report();

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::compare_args::{CompareArgs, PerplexityArgs, PlanArgs, SelftestArgs};
 use aprgpu::backend::Sampling;
 #[cfg(feature = "wgpu")]
 use aprgpu::backend::wgpu::AdapterChoice;
@@ -37,6 +38,14 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// List the devices that models can run on
     Devices(DevicesArgs),
+    /// Run a model step by step on several backends, or two files, and find where they part
+    Compare(CompareArgs),
+    /// How well a model predicts a text, and how far it is from a base run
+    Perplexity(PerplexityArgs),
+    /// Check every kernel of a backend on this machine: the command for a new device or driver
+    Selftest(SelftestArgs),
+    /// Show the steps of a token: launches, bytes, memory, and what a device would give
+    Plan(PlanArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -1,7 +1,7 @@
 //! Every way in which a command can fail, with its exit code.
 
 use aprgpu::model::chat_template;
-use aprgpu::{backend, engine, format, model};
+use aprgpu::{backend, bench, compare, engine, format, model};
 use std::io;
 use std::path::PathBuf;
 
@@ -17,10 +17,27 @@ pub(crate) enum Failure {
     Template(#[from] chat_template::Error),
     #[error("{0}")]
     Engine(#[from] engine::Error),
+    #[error("{0}")]
+    Compare(compare::Error),
+    #[error("{0}")]
+    Bench(#[from] bench::Error),
+    /// Two results differ by more than a limit allows.
+    #[error("{0}")]
+    Parity(String),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("stdin or stdout: {0}")]
     Stdio(#[from] io::Error),
+}
+
+impl From<compare::Error> for Failure {
+    fn from(error: compare::Error) -> Self {
+        match error {
+            compare::Error::Engine(error) => error.into(),
+            compare::Error::Model(error) => error.into(),
+            other => Self::Compare(other),
+        }
+    }
 }
 
 impl Failure {
@@ -39,6 +56,11 @@ impl Failure {
                 _ => 8,
             },
             Self::Engine(_) => 8,
+            Self::Compare(compare::Error::Usage(_)) | Self::Bench(bench::Error::Usage(_)) => 2,
+            Self::Compare(compare::Error::Io { .. }) => 7,
+            Self::Compare(compare::Error::File { .. }) => 5,
+            Self::Compare(_) | Self::Bench(_) => 8,
+            Self::Parity(_) => 13,
             Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => 3,
             Self::File { .. } | Self::Stdio(_) => 7,
         }

@@ -2,14 +2,19 @@
 
 mod args;
 mod chat;
+mod compare;
+mod compare_args;
 mod convert;
 mod devices;
 mod failure;
 mod inspect;
 mod logits;
 mod opened;
+mod perplexity;
+mod plan;
 mod progress;
 mod run;
+mod selftest;
 mod template;
 mod tokenize;
 
@@ -27,6 +32,10 @@ fn main() -> ExitCode {
         Command::Template(args) => template::template(&args),
         Command::Logits(args) => logits::logits(&args),
         Command::Devices(args) => devices::devices(&args),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Perplexity(args) => perplexity::perplexity(&args),
+        Command::Selftest(args) => selftest::selftest(&args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut std::io::stdout());
             Ok(())

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::isa::{Isa, Task};
 use super::lanes::Lanes;
+use crate::backend::KeysAndValues;
 use crate::backend::cpu::pool::{PoolError, SharedBuffer};
 use crate::plan::{KvLayout, KvType};
 
@@ -125,6 +126,31 @@ impl KvCache {
                 *to = from;
             }
         }
+    }
+
+    /// The keys and values of one position, `[num_kv_heads, head_dim]` each; `None` outside of the cache.
+    pub fn read(&mut self, layer: usize, slot: usize, position: usize) -> Option<KeysAndValues> {
+        let (dim, kv_type) = (self.layout.head_dim, self.layout.kv_type);
+        let first = self.head(layer, slot, 0).filter(|_| position < self.layout.context)?;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for head in first..first + self.layout.num_kv_heads {
+            for d in 0..dim {
+                let key = ((head * self.positions + position / 16 * 16) * dim) + d * 16 + position % 16;
+                keys.push(value_at(self.keys.as_mut_slice(), key, kv_type)?);
+                let value = (head * self.positions + position) * self.padded_dim + d;
+                values.push(value_at(self.values.as_mut_slice(), value, kv_type)?);
+            }
+        }
+        Some((keys, values))
+    }
+}
+
+/// Value `index` of a cache's bytes.
+fn value_at(bytes: &[u8], index: usize, kv_type: KvType) -> Option<f32> {
+    let bytes = bytes.get(index * kv_type.bytes()..)?;
+    match kv_type {
+        KvType::F16 => bytes.first_chunk().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()),
+        KvType::F32 => bytes.first_chunk().map(|bytes| f32::from_le_bytes(*bytes)),
     }
 }
 

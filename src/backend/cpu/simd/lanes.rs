@@ -162,3 +162,99 @@ pub(super) fn reduce_max<L: Lanes>(l: L, x: L::F) -> f32 {
     }
     best
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::simd::{Isa, Task};
+
+    struct Exp<'a>(&'a mut [f32; 16]);
+    impl Task for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            l.store(exp(l, l.load(self.0)), self.0);
+        }
+    }
+
+    struct Silu<'a>(&'a mut [f32; 16]);
+    impl Task for Silu<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            l.store(silu(l, l.load(self.0)), self.0);
+        }
+    }
+
+    struct Sums<'a>(&'a [f32; 16]);
+    impl Task for Sums<'_> {
+        type Output = [f32; 2];
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> [f32; 2] {
+            [reduce_add(l, l.load(self.0)), reduce_max(l, l.load(self.0))]
+        }
+    }
+
+    #[test]
+    fn exponentials_are_exact_to_two_ulp_and_the_same_everywhere() {
+        for i in 0..20_000 {
+            let x: [f32; 16] =
+                std::array::from_fn(|lane| ((i * 16 + lane) as f32).mul_add(175.0 / 320_000.0, -87.0));
+            let mut first = None;
+            for isa in Isa::available() {
+                let (mut e, mut s) = (x, x);
+                isa.run(Exp(&mut e));
+                isa.run(Silu(&mut s));
+                for (x, (e, s)) in x.iter().zip(e.iter().zip(&s)) {
+                    let want = f64::from(*x).exp();
+                    let ulp = f64::from((want as f32).next_up()) - f64::from(want as f32);
+                    assert!((f64::from(*e) - want).abs() <= 2.0 * ulp, "{}: e^{x} is {e}", isa.name());
+                    let want = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+                    assert!(
+                        (f64::from(*s) - want).abs() <= want.abs() * 4e-7,
+                        "{}: SiLU({x}) is {s}",
+                        isa.name()
+                    );
+                }
+                assert_eq!(*first.get_or_insert((e, s)), (e, s), "{} differs at {x:?}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_end_where_floats_do() {
+        for isa in Isa::available() {
+            let mut x = [0.0; 16];
+            x[..6].copy_from_slice(&[f32::NEG_INFINITY, -1e30, 0.0, 1e30, f32::INFINITY, f32::NAN]);
+            let mut s = x;
+            isa.run(Exp(&mut x));
+            isa.run(Silu(&mut s));
+            assert!(x[0] < 1e-37 && x[1] < 1e-37 && x[2] == 1.0, "{}: {x:?}", isa.name());
+            assert!(
+                x[3] > 1e38 && x[3].is_finite() && x[4] == x[3] && x[5].is_nan(),
+                "{}: {x:?}",
+                isa.name()
+            );
+            assert!(s[3] == 1e30 && s[4] == f32::INFINITY && s[5].is_nan(), "{}: {s:?}", isa.name());
+        }
+    }
+
+    #[test]
+    fn lanes_are_added_in_halves() {
+        let x: [f32; 16] = std::array::from_fn(|i| 1.1f32.powi(i as i32 * 3) - 2.0);
+        let mut halves = x.to_vec();
+        while halves.len() > 1 {
+            let rest = halves.split_off(halves.len() / 2);
+            halves.iter_mut().zip(rest).for_each(|(a, b)| *a += b);
+        }
+        for isa in Isa::available() {
+            let [sum, max] = isa.run(Sums(&x));
+            assert_eq!(
+                (sum.to_bits(), max.to_bits()),
+                (halves[0].to_bits(), x[15].to_bits()),
+                "{}",
+                isa.name()
+            );
+        }
+    }
+}

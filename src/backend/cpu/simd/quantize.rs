@@ -151,7 +151,7 @@ impl<const T: usize> Task for Quantize<'_, T> {
                             *y = normalized(*y, 32 * i + j, factor);
                         }
                         let q8_0 = BlockQ8_0::encode(&y);
-                        write_block(block, t, q8_0.d.to_f32(), &q8_0.qs);
+                        write_block(block, t, q8_0.d.to_f32(), words(&q8_0.qs));
                     }
                 }
                 TileKind::Q8K => {
@@ -163,7 +163,7 @@ impl<const T: usize> Task for Quantize<'_, T> {
                         }
                         let (scale, q) = q8_k::quantize_block(&y);
                         for (block, q) in blocks.iter_mut().zip(q.as_chunks::<32>().0) {
-                            write_block(block, t, scale, q);
+                            write_block(block, t, scale, words(q));
                         }
                     }
                 }
@@ -181,21 +181,41 @@ fn normalized(x: f32, column: usize, factor: Option<(f32, &[f32])>) -> f32 {
     }
 }
 
-/// Writes a quantized block of one token into its tile.
+/// Writes a quantized block of one token into its tile. The 32 integers come as eight bytes per word, little-endian:
+/// words that were just stored as vectors can be loaded so, narrower or wider loads would wait for the stores.
 #[inline(always)]
-fn write_block<const T: usize>(block: &mut [[i32; T]; WORDS], t: usize, scale: f32, q: &[i8; 32]) {
-    for (g, q) in q.as_chunks::<4>().0.iter().enumerate() {
-        block[g][t] = i32::from_le_bytes(q.map(i8::cast_unsigned));
+fn write_block<const T: usize>(block: &mut [[i32; T]; WORDS], t: usize, scale: f32, q: [u64; 4]) {
+    for i in 0..4 {
+        block[2 * i][t] = (q[i] as u32).cast_signed();
+        block[2 * i + 1][t] = ((q[i] >> 32) as u32).cast_signed();
     }
-    let mut sum = 0;
-    for (q, row) in q.as_chunks::<16>().0.iter().zip(NEGATIVE_HALVES) {
-        let half: i32 = q.iter().map(|&q| i32::from(q)).sum();
+    let halves = [sum_of_bytes(q[0]) + sum_of_bytes(q[1]), sum_of_bytes(q[2]) + sum_of_bytes(q[3])];
+    for (half, row) in halves.iter().zip(NEGATIVE_HALVES) {
         block[row][t] = -half;
-        sum += half;
     }
+    let sum = halves[0] + halves[1];
     block[NEGATIVE_SUM][t] = -sum;
     block[SCALE][t] = scale.to_bits().cast_signed();
     block[SCALED_SUM][t] = (scale * sum as f32).to_bits().cast_signed();
+}
+
+/// The sum of eight signed bytes: 128 is added to each, they are added in pairs, and a multiplication adds the pairs.
+#[inline(always)]
+const fn sum_of_bytes(q: u64) -> i32 {
+    const PAIRS: u64 = 0x00ff_00ff_00ff_00ff;
+    let q = q ^ 0x8080_8080_8080_8080;
+    let pairs = (q & PAIRS) + ((q >> 8) & PAIRS);
+    (pairs.wrapping_mul(0x0001_0001_0001_0001) >> 48) as i32 - 8 * 128
+}
+
+/// 32 integers as words.
+#[inline(always)]
+fn words(q: &[i8; 32]) -> [u64; 4] {
+    let mut out = [0; 4];
+    for (out, q) in out.iter_mut().zip(q.as_chunks::<8>().0) {
+        *out = u64::from_le_bytes(q.map(i8::cast_unsigned));
+    }
+    out
 }
 
 /// Quantizes 32 values of one token as `quant::q8::quantize_block` does.
@@ -222,9 +242,13 @@ fn quantize_block<L: Lanes, const T: usize>(
     let max = f32::from_bits(max.cast_unsigned());
     let scale = if max < q8::SMALLEST_MAXIMUM { 0.0 } else { max / 127.0 };
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut q = [0u8; 32];
-    for (i, q) in q.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        l.store_low_bytes(l.to_i(l.mul(y[i], l.splat(inverse))), q);
+    let mut q = [[0u8; 16]; 2];
+    for i in 0..2 {
+        l.store_low_bytes(l.to_i(l.mul(y[i], l.splat(inverse))), &mut q[i]);
     }
-    write_block(block, t, scale, &q.map(u8::cast_signed));
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(q.as_flattened().as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    write_block(block, t, scale, words);
 }

@@ -8,6 +8,7 @@ mod attention;
 mod attn_out;
 mod down;
 mod embed;
+mod exp;
 mod gate_up;
 mod head;
 mod kv_cache;
@@ -18,8 +19,9 @@ mod sample;
 
 pub use sample::{argmax, philox, sample, uniform};
 
+use super::outside_of_cache;
 use super::slots::{Slots, advance, buffer_len, check_finite, check_rows};
-use crate::backend::{Backend, Counters, Error, GraphId, Sampling};
+use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
 use crate::plan::{
     BufferId, KvLayout, Linear, Op, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
 };
@@ -235,6 +237,22 @@ impl Backend for Twin {
             into.ok_or_else(too_long)?.copy_from_slice(values);
             Ok(())
         })
+    }
+
+    fn cached(&mut self, layer: usize, slot: u32, position: u32) -> Result<Option<KeysAndValues>, Error> {
+        let l = &self.kv_layout;
+        let (slot, position) = (slot as usize, position as usize);
+        if layer >= l.num_layers || slot >= l.slots || position >= l.context {
+            return Err(outside_of_cache(layer, slot, position));
+        }
+        let mut keys = vec![0.0; l.num_kv_heads * l.head_dim];
+        let mut values = keys.clone();
+        let heads = keys.chunks_exact_mut(l.head_dim).zip(values.chunks_exact_mut(l.head_dim));
+        for (head, (key, value)) in heads.enumerate() {
+            self.kv_cache.key(layer, slot, head, position, key);
+            self.kv_cache.value(layer, slot, head, position, value);
+        }
+        Ok(Some((keys, values)))
     }
 
     fn counters(&self) -> Counters {

@@ -1,0 +1,97 @@
+//! The ceiling: how fast this machine reads memory that no cache holds.
+//!
+//! Each thread sums its own part of a buffer of hundreds of megabytes, eight sums side by side, so that the loop waits for
+//! memory and nothing else. All threads start a pass together; a pass takes as long as its slowest thread.
+
+use super::Error;
+use super::clock::Clock;
+use super::stats::Summary;
+use serde::Serialize;
+use std::sync::Barrier;
+
+/// Read bandwidth by a number of threads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bandwidth {
+    /// Threads that read side by side.
+    pub threads: usize,
+    /// Bytes read in one pass by all threads together.
+    pub bytes: u64,
+    /// GB/s of each pass (1 GB is 10^9 bytes).
+    pub samples: Vec<f64>,
+    /// Median of the passes.
+    pub median: f64,
+    /// The fastest pass: the ceiling that percentages refer to, since what slows a pass is never the memory itself.
+    pub best: f64,
+}
+
+/// Measures with `threads` threads over `bytes` bytes (rounded down), `passes` times after one that does not count.
+///
+/// # Errors
+/// No memory or no threads.
+pub fn measure(threads: usize, bytes: usize, passes: usize) -> Result<Bandwidth, Error> {
+    let threads = threads.max(1);
+    let words = bytes / 8 / threads / 8 * 8;
+    let mut buffer: Vec<u64> = Vec::new();
+    let too_much = || Error::Usage(format!("no memory for a buffer of {bytes} bytes; use a smaller --size"));
+    buffer.try_reserve_exact(words * threads).map_err(|_| too_much())?;
+    buffer.resize(words * threads, 1);
+    let barrier = Barrier::new(threads);
+    let mut times: Vec<u64> = Vec::new();
+    let mut sums = 0u64;
+    std::thread::scope(|scope| -> Result<(), Error> {
+        let mut parts = buffer.chunks_exact(words.max(1));
+        let first = parts.next().unwrap_or_default();
+        let barrier = &barrier;
+        let mut workers = Vec::new();
+        for part in parts.take(threads - 1) {
+            workers.push(scope.spawn(move || {
+                let mut total = 0u64;
+                for _ in 0..=passes {
+                    barrier.wait();
+                    total = total.wrapping_add(sum(part));
+                    barrier.wait();
+                }
+                total
+            }));
+        }
+        for _ in 0..=passes {
+            barrier.wait();
+            let mut clock = Clock::start();
+            sums = sums.wrapping_add(sum(first));
+            barrier.wait();
+            times.push(clock.lap());
+        }
+        for worker in workers {
+            sums = sums.wrapping_add(worker.join().unwrap_or_default());
+        }
+        Ok(())
+    })?;
+    let expected = ((words * threads) as u64).wrapping_mul(passes as u64 + 1);
+    if sums != expected {
+        return Err(Error::WrongResult(format!("the words of the buffer add up to {sums}, not {expected}")));
+    }
+    let bytes = (words * threads * 8) as u64;
+    let samples: Vec<f64> = times.iter().skip(1).map(|&ns| bytes as f64 / ns.max(1) as f64).collect();
+    let summary = Summary::of(&samples);
+    Ok(Bandwidth { threads, bytes, samples, median: summary.median, best: summary.max })
+}
+
+fn sum(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 8];
+    for chunk in words.as_chunks::<8>().0 {
+        for (sum, word) in sums.iter_mut().zip(chunk) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    std::hint::black_box(sums).iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_pass_is_timed_and_every_word_is_read() {
+        let found = super::measure(2, 1 << 20, 3).unwrap();
+        assert_eq!((found.threads, found.bytes, found.samples.len()), (2, 1 << 20, 3));
+        assert!(found.best >= found.median && found.median > 0.0, "{found:?}");
+    }
+}

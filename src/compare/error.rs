@@ -1,0 +1,50 @@
+//! Why a comparison could not be made. That two results differ is a result, not an error.
+
+use crate::{backend, engine, model, plan, quant};
+use std::path::PathBuf;
+
+/// A comparison that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model does not load or run.
+    #[error("{0}")]
+    Engine(#[from] engine::Error),
+    /// A file does not open.
+    #[error("{0}")]
+    Model(#[from] model::Error),
+    /// Weights cannot be made.
+    #[error("{0}")]
+    Quant(#[from] quant::Error),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// A file holds something else than was expected.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Expected, found, what to do.
+        what: String,
+    },
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl From<backend::Error> for Error {
+    fn from(error: backend::Error) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<plan::PlanError> for Error {
+    fn from(error: plan::PlanError) -> Self {
+        Self::Engine(error.into())
+    }
+}
