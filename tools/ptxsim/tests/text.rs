@@ -1,5 +1,13 @@
 //! What is refused, with its line; what is understood; where lines come from.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "helpers of a test file count as production code to these lints"
+)]
+
 mod common;
 
 use common::{BODY_LINE, fault, kernel, run, wrap};
