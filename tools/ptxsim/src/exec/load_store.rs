@@ -128,6 +128,12 @@ impl Block<'_> {
             if self.grid.options.profile {
                 self.profile_access(inst, space, &addresses, lanes, len);
             }
+            // before the value can be seen by another thread
+            if strong {
+                for i in (0..32).filter(|i| lanes >> i & 1 == 1) {
+                    self.publish(w, addresses[i]);
+                }
+            }
             if space == Space::Global {
                 self.each_global(
                     w,
@@ -142,11 +148,6 @@ impl Block<'_> {
             } else {
                 for i in (0..32).filter(|i| lanes >> i & 1 == 1) {
                     self.store_lane(w, inst, i, space, (addresses[i], len), strong, &value[i])?;
-                }
-            }
-            if strong {
-                for i in (0..32).filter(|i| lanes >> i & 1 == 1) {
-                    self.publish(w, addresses[i]);
                 }
             }
         }
