@@ -113,6 +113,8 @@ fn every_op_has_a_home_in_every_place() {
     for op in aprgpu::plan::OpKind::ALL {
         let home = format!("src/backend/cpu/twin/{}.rs", op.name());
         assert!(Path::new(ROOT).join(&home).exists(), "{home} is missing");
+        let home = format!("shaders/{}.wgsl", op.name());
+        assert!(Path::new(ROOT).join(&home).exists(), "{home} is missing");
         let tests = fs::read_to_string(Path::new(ROOT).join("tests/ops.rs")).unwrap();
         assert!(tests.contains(&format!("OpKind::{op:?}")), "tests/ops.rs has no case for {op:?}");
     }

@@ -374,7 +374,8 @@ fn norm_bias_residual_and_gate_are_applied() {
 
 /// Speed of one product: GB/s of weights with one token, GMAC/s with many.
 ///
-/// `cargo test --release --test cpu_kernels -- --ignored --nocapture speed`
+/// `cargo test --release --test cpu_kernels -- --ignored --nocapture speed`, with SPEED_TYPES, SPEED_ISA,
+/// SPEED_ACTIVATIONS and SPEED_ROWS in the environment to choose among types, instruction sets, activations and sizes.
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
@@ -392,7 +393,7 @@ fn speed() {
         }
         for name in types.split(',') {
             let t = TensorType::from_name(name).unwrap();
-            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 12, |rows| rows.parse().unwrap());
+            let rows = std::env::var("SPEED_ROWS").map_or(8960 * 24, |rows| rows.parse().unwrap());
             let cols = 1536;
             let one = random.weights(t, 64, cols);
             let row_bytes = t.row_bytes(cols).unwrap();

@@ -259,7 +259,7 @@ fn a_second_turn_computes_only_what_is_new() {
 }
 
 #[test]
-fn the_twin_gives_the_same_greedy_tokens_where_the_margin_is_wide() {
+fn the_twin_gives_the_same_tokens() {
     let model = tiny_coder();
     let tokenizer = model.tokenizer().unwrap();
     let tokens = |backend| {

@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/fixtures.rs"]
+mod lookup;
+
 use aprgpu::quant::{self, Error, Q8KRow, Q8Row, TensorType};
+use lookup::fixtures;
 use proptest::prelude::*;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -27,13 +31,7 @@ const K_TYPES: [TensorType; 3] = [TensorType::Q4_K, TensorType::Q5_K, TensorType
 fn golden_folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("tests/golden/quant")];
-    let fixtures =
-        std::env::var_os("APRGPU_FIXTURES").map_or_else(|| root.join("../shared/fixtures"), PathBuf::from);
-    if fixtures.join("quant").is_dir() {
-        folders.push(fixtures.join("quant"));
-    } else {
-        println!("skipped: no fixtures folder");
-    }
+    folders.extend(fixtures().map(|fixtures| fixtures.join("quant")));
     folders
 }
 

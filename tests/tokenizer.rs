@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/fixtures.rs"]
+mod lookup;
+
+use lookup::fixtures;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -302,16 +306,6 @@ fn fixture_files_have_the_tokens_of_the_oracles() {
             "{file}"
         );
     }
-}
-
-fn fixtures() -> Option<PathBuf> {
-    let folder = std::env::var_os("APRGPU_FIXTURES")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no fixtures folder");
-    None
 }
 
 #[test]

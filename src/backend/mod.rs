@@ -2,6 +2,8 @@
 
 pub mod cpu;
 mod sampling;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use sampling::Sampling;
 
@@ -21,6 +23,25 @@ pub struct Counters {
     pub submits: u64,
     /// Rows processed.
     pub rows: u64,
+    /// Bytes that went from the device to the host through mapped buffers.
+    pub mapped_bytes: u64,
+    /// CPU time spent to record and submit, in nanoseconds, where the backend measures it.
+    pub host_nanoseconds: u64,
+}
+
+/// How long one kernel took, by the device's own clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// The kernel: its op and variant.
+    pub kernel: String,
+    /// The op that it belongs to.
+    pub op: &'static str,
+    /// How often it ran.
+    pub runs: u64,
+    /// Time of all runs, in nanoseconds.
+    pub nanoseconds: f64,
+    /// Bytes of weights that all runs read.
+    pub weight_bytes: u64,
 }
 
 /// Keys and values of one position, `[num_kv_heads, head_dim]` each.
@@ -74,6 +95,16 @@ pub trait Backend: Send {
 
     /// What has run since the backend was made.
     fn counters(&self) -> Counters;
+
+    /// Times every kernel from now on, or no longer; whether the backend can.
+    fn set_profiling(&mut self, _on: bool) -> bool {
+        false
+    }
+
+    /// Takes the times since profiling began or since the last call.
+    fn kernel_times(&mut self) -> Result<Vec<KernelTime>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// Why a backend could not do its work.
@@ -141,6 +172,16 @@ pub enum Error {
         row: usize,
         /// Column in the buffer.
         column: usize,
+    },
+    /// The device or its driver refused or broke off.
+    #[error("{kernel} on {adapter}: {reason}")]
+    Device {
+        /// What was being made or run.
+        kernel: String,
+        /// The device.
+        adapter: String,
+        /// What the driver said.
+        reason: String,
     },
     /// A call out of order: a graph that was never compiled, a replay without a run.
     #[error("{0}")]

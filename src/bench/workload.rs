@@ -231,6 +231,8 @@ fn difference(after: Counters, before: Counters) -> Counters {
         launches: after.launches.saturating_sub(before.launches),
         submits: after.submits.saturating_sub(before.submits),
         rows: after.rows.saturating_sub(before.rows),
+        mapped_bytes: after.mapped_bytes.saturating_sub(before.mapped_bytes),
+        host_nanoseconds: after.host_nanoseconds.saturating_sub(before.host_nanoseconds),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A backend with a model on it and the graphs compiled so far.
 
 use super::Error;
-use crate::backend::{Backend, Counters, GraphId, Sampling};
+use crate::backend::{Backend, Counters, GraphId, KernelTime, Sampling};
 use crate::plan::{Decoder, Numerics, Plan, Row, Rows};
 use std::collections::HashMap;
 
@@ -79,6 +79,16 @@ impl Device {
     /// What has run so far.
     pub fn counters(&self) -> Counters {
         self.backend.counters()
+    }
+
+    /// Times every kernel from now on; whether the backend can.
+    pub fn set_profiling(&mut self, on: bool) -> bool {
+        self.backend.set_profiling(on)
+    }
+
+    /// Takes the times of the kernels so far.
+    pub fn kernel_times(&mut self) -> Result<Vec<KernelTime>, Error> {
+        Ok(self.backend.kernel_times()?)
     }
 
     /// Refuses prompts that do not fit the context or hold unknown tokens.

@@ -3,8 +3,12 @@
 use super::{Device, Error};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
+#[cfg(feature = "wgpu")]
+use crate::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
 use crate::backend::{self, Backend};
 use crate::model::{Model, Role, WeightTensor};
+#[cfg(feature = "wgpu")]
+use crate::plan::Rows;
 use crate::plan::{
     Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource,
 };
@@ -12,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Which backend to run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
     /// The fastest there is; the report says which and why.
     #[default]
@@ -21,22 +25,40 @@ pub enum BackendChoice {
     Cpu,
     /// The scalar specification.
     Twin,
+    /// WGSL on Vulkan, Metal or DX12.
+    #[cfg(feature = "wgpu")]
+    Wgpu(AdapterChoice),
 }
 
 impl BackendChoice {
-    /// Every choice, by the name that `--backend` takes.
-    pub const ALL: [(&str, Self); 3] = [("auto", Self::Auto), ("cpu", Self::Cpu), ("twin", Self::Twin)];
+    /// The names that `--backend` takes.
+    #[cfg(feature = "wgpu")]
+    pub const NAMES: &[&str] = &["auto", "cpu", "twin", "wgpu"];
+    /// The names that `--backend` takes.
+    #[cfg(not(feature = "wgpu"))]
+    pub const NAMES: &[&str] = &["auto", "cpu", "twin"];
 
-    /// The choice of this name.
+    /// The choice of this name. `wgpu:ADAPTER` names a part of an adapter's name, or its index.
     ///
     /// # Errors
     /// The backend is not built into this program, or there is none of this name.
     pub fn from_name(name: &str) -> Result<Self, Error> {
-        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
-        found.map(|(_, choice)| choice).ok_or_else(|| {
-            let built_in = Self::ALL.map(|(known, _)| known).join(", ");
-            let what = format!("`{name}` is not built into this program; there are {built_in}");
-            backend::Error::Unavailable { backend: "unknown", reason: what }.into()
+        Ok(match name {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "twin" => Self::Twin,
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Self::Wgpu(AdapterChoice::default()),
+            _ => {
+                #[cfg(feature = "wgpu")]
+                if let Some(adapter) = name.strip_prefix("wgpu:") {
+                    let adapter = Some(adapter.to_owned());
+                    return Ok(Self::Wgpu(AdapterChoice { adapter, ..AdapterChoice::default() }));
+                }
+                let built_in = Self::NAMES.join(", ");
+                let what = format!("`{name}` is not built into this program; there are {built_in}");
+                return Err(backend::Error::Unavailable { backend: "unknown", reason: what }.into());
+            }
         })
     }
 }
@@ -179,11 +201,11 @@ pub fn start(
     }
     let kv_layout = decoder.kv_layout(settings.slots, context, settings.numerics.kv);
     let parts = (&decoder, source, kv_layout, rope);
-    let (backend, notes) = set_up(settings.backend, parts, settings.threads, progress)?;
+    let (backend, notes) = set_up(&settings.backend, parts, settings.threads, progress)?;
     report.notes.extend(notes);
     report.backend = format!("{}: {}", backend.name(), backend.describe());
     if settings.backend == BackendChoice::Auto {
-        report.reason = Some("chosen by `auto`: no other backend is built in".to_owned());
+        report.reason = Some("chosen by `auto`: a GPU is taken only with --backend".to_owned());
     }
     let device =
         Device::new(backend, decoder, settings.numerics, (context, trained), settings.slots, settings.chunk);
@@ -192,7 +214,7 @@ pub fn start(
 
 /// Sets up a backend, with notes for its user. The only place that names them all.
 pub fn set_up(
-    choice: BackendChoice,
+    choice: &BackendChoice,
     (decoder, source, kv_layout, rope): (&Decoder, Arc<dyn WeightSource + Send + Sync>, KvLayout, RopeTable),
     threads: Option<usize>,
     progress: &mut dyn FnMut(u64, u64),
@@ -204,6 +226,21 @@ pub fn set_up(
             let packed = cpu.packed_bytes() as f64 / 1e6;
             let copy = "weights repacked for the CPU; the mapped file's pages were given back";
             (Box::new(cpu), vec![format!("{packed:.1} MB of {copy}")])
+        }
+        #[cfg(feature = "wgpu")]
+        BackendChoice::Wgpu(choice) => {
+            let gpu = Gpu::shared(choice)?;
+            let mut notes = Vec::new();
+            if gpu.summary().software {
+                let name = &gpu.summary().name;
+                notes
+                    .push(format!("{name} is a CPU that plays GPU: a check of the shaders, not a fast path"));
+            }
+            let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
+            let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
+            let wgpu = WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, Options::default(), progress)?;
+            notes.push(format!("{:.1} MB on the device", wgpu.device_bytes() as f64 / 1e6));
+            (Box::new(wgpu), notes)
         }
     })
 }

@@ -42,6 +42,8 @@ struct Sequence {
     running: bool,
     /// Prompt and generated tokens.
     tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    prompt: usize,
     /// How many of them are in the cache.
     cached: usize,
 }
@@ -104,6 +106,7 @@ impl Scheduler {
         // The last token always runs: its logits are what is asked for.
         sequence.cached = shared.min(tokens.len() - 1);
         sequence.tokens = tokens.to_vec();
+        sequence.prompt = tokens.len();
         sequence.running = true;
         Ok(tokens.len() - sequence.cached)
     }
@@ -134,7 +137,7 @@ impl Scheduler {
         for sequence in &mut self.sequences {
             sequence.running &= sequence.cached < context;
         }
-        let entering = |sequence: &Sequence| sequence.running && sequence.tokens.len() - sequence.cached > 1;
+        let entering = |sequence: &Sequence| sequence.running && sequence.cached < sequence.prompt;
         if let Some(slot) = self.sequences.iter().position(entering) {
             return self.prefill(slot);
         }

@@ -29,6 +29,7 @@ mod q6_k;
 pub mod q8;
 mod q8_0;
 pub mod q8_k;
+mod row_panels;
 mod types;
 
 pub use apr_q4::BlockAprQ4;
@@ -48,4 +49,5 @@ pub use q6_k::BlockQ6K;
 pub use q8::Q8Row;
 pub use q8_0::BlockQ8_0;
 pub use q8_k::{BlockQ8K, Q8KRow};
+pub use row_panels::{PANEL_ROWS, RowPanels};
 pub use types::TensorType;

@@ -1,5 +1,5 @@
 //! Where the large fixtures are, and small model files made on the spot.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unused_imports, clippy::panic, reason = "each test binary uses a part of this")]
 
 use aprgpu::format::apr::{AprWriter, flags};
 use aprgpu::format::gguf::{Array, GgufWriter, Strings, Value};
@@ -7,17 +7,9 @@ use aprgpu::format::{Map, TensorSpec};
 use aprgpu::quant::TensorType;
 use std::path::{Path, PathBuf};
 
-/// The folder of fixtures that are too large for the repository; without it, a test says so and returns.
-pub(crate) fn fixtures() -> Option<PathBuf> {
-    let folder = std::env::var_os("APRGPU_FIXTURES")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"));
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no fixtures folder");
-    None
-}
+#[path = "../support/fixtures.rs"]
+mod lookup;
+pub(crate) use lookup::fixtures;
 
 /// All files below `folder` with this extension, sorted.
 pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {

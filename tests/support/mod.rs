@@ -1,26 +1,16 @@
 //! Shared by the integration tests: where the larger fixtures lie, and how far two results are apart.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
-#![allow(
-    clippy::allow_attributes,
-    reason = "whether code is dead differs by binary, so `expect` cannot be used"
-)]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod fixtures;
+#[cfg(feature = "wgpu")]
+pub(crate) mod gpu;
 pub(crate) mod ops;
+
+pub(crate) use fixtures::fixtures;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-/// The folder of models made by llama.cpp and transformers: `$APRGPU_FIXTURES`, or beside the checkout. Prints why a
-/// test is skipped where there is none.
-pub(crate) fn fixtures() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
-    let folder = std::env::var_os("APRGPU_FIXTURES").map_or(beside, PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no fixtures folder at {}", folder.display());
-    None
-}
 
 /// A file of this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {

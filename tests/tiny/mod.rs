@@ -1,9 +1,5 @@
 //! Tiny models with the same weights in all three formats, and the larger fixtures.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
-#![allow(
-    clippy::allow_attributes,
-    reason = "whether code is dead differs by binary, so `expect` cannot be used"
-)]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 
 use aprgpu::format::TensorSpec;
 use aprgpu::format::apr::AprWriter;
@@ -15,16 +11,9 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// The folder of models made by llama.cpp and transformers, if it is at hand.
-pub(crate) fn fixtures() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
-    let folder = std::env::var_os("APRGPU_FIXTURES").map_or(beside, PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no fixtures folder");
-    None
-}
+#[path = "../support/fixtures.rs"]
+mod lookup;
+pub(crate) use lookup::fixtures;
 
 /// A tensor on its way into a file.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
                         true => Options { rows, depth: 4, at_least: 0, runs: (0, 1, 0.0) },
                         false => Options { rows, depth, runs: (3, 20, args.seconds), ..Options::default() },
                     };
-                    let mut bench = Bench::new(shape, tensor_type, (choice, threads), options)?;
+                    let mut bench = Bench::new(shape, tensor_type, (choice.clone(), threads), options)?;
                     for op in bench.ops() {
                         if args.op.is_empty() || args.op.iter().any(|name| name == op.name()) {
                             results.push(bench.measure(op)?);

@@ -42,7 +42,7 @@ pub(crate) fn settings(args: &RunArgs) -> Result<Vec<Settings>, Failure> {
                 let unknown = || Failure::usage(format!("--activations {name}: expected q8, q8_k or f32"));
                 let activations = activations_from_name(name).ok_or_else(unknown)?;
                 all.push(Settings {
-                    backend,
+                    backend: backend.clone(),
                     threads,
                     numerics: Numerics { activations, kv },
                     context: args.ctx.map(|context| context as usize),

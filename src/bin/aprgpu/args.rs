@@ -1,7 +1,13 @@
 //! The command line.
 
+mod files;
+
+pub(crate) use files::*;
+
 use crate::compare_args::{CompareArgs, PerplexityArgs, PlanArgs, SelftestArgs};
 use aprgpu::backend::Sampling;
+#[cfg(feature = "wgpu")]
+use aprgpu::backend::wgpu::AdapterChoice;
 use aprgpu::engine::{BackendChoice, Settings};
 use aprgpu::plan::{Activations, KvType, Numerics};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -26,7 +32,7 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Show what a model file holds and how it would run
     Inspect(InspectArgs),
-    /// Write a model in another format, without changing a weight
+    /// Write a model in another format: GGUF, APR or a Hugging Face folder
     Convert(ConvertArgs),
     /// Turn text into token ids, or ids into text
     Tokenize(TokenizeArgs),
@@ -49,6 +55,16 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Make a model smaller, with the tensor types that llama.cpp would choose
+    Quantize(QuantizeArgs),
+    /// Check a model file by rules, each with a name: will it load, here and in llama.cpp?
+    Validate(ValidateArgs),
+    /// Check a model file and run it: is it ready to be published?
+    Preflight(PreflightArgs),
+    /// Add a tokenizer, chat template, licence or any key to a file
+    Stamp(StampArgs),
+    /// Compare two models: metadata, tensors, types, values
+    Diff(DiffArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -59,6 +75,9 @@ pub(crate) enum BackendName {
     Cpu,
     /// The scalar specification that every other backend is held to: slow
     Twin,
+    /// A GPU through Vulkan, Metal or DX12; see --adapter
+    #[cfg(feature = "wgpu")]
+    Wgpu,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,6 +106,20 @@ pub(crate) struct DeviceArgs {
     /// What computes
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) backend: BackendName,
+    /// The GPU for --backend wgpu: a part of its name, or its index in `aprgpu devices`
+    #[cfg(feature = "wgpu")]
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Let --backend wgpu take a CPU that plays GPU
+    #[cfg(feature = "wgpu")]
+    #[arg(long)]
+    pub(crate) allow_software: bool,
+    /// Print what the backend did per pass: dispatches, submits, bytes mapped, CPU time
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Time every kernel by the device's clock and print a table: slower
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -111,6 +144,12 @@ impl DeviceArgs {
                 BackendName::Auto => BackendChoice::Auto,
                 BackendName::Cpu => BackendChoice::Cpu,
                 BackendName::Twin => BackendChoice::Twin,
+                #[cfg(feature = "wgpu")]
+                BackendName::Wgpu => BackendChoice::Wgpu(AdapterChoice {
+                    adapter: self.adapter.clone(),
+                    allow_software: self.allow_software,
+                    ..AdapterChoice::default()
+                }),
             },
             threads: self.threads.map(usize::from),
             numerics: Numerics {
@@ -255,20 +294,6 @@ pub(crate) struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ConvertArgs {
-    /// A .gguf or .apr file
-    pub(crate) input: PathBuf,
-    /// The file to write: .apr or .gguf
-    pub(crate) output: PathBuf,
-    /// Write only tensor types that the published `apr` reads; says what was re-encoded and what it cost
-    #[arg(long)]
-    pub(crate) compat: bool,
-    /// Give the model another name
-    #[arg(long)]
-    pub(crate) name: Option<String>,
 }
 
 #[derive(Args, Debug)]

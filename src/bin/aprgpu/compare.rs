@@ -80,7 +80,7 @@ fn against(args: &CompareArgs, model: &Arc<Model>, other: &Path, tokens: &[u32])
     let backend =
         args.backends.first().map_or(Ok(BackendChoice::Auto), |name| BackendChoice::from_name(name))?;
     let numerics = numerics(args, args.activations.first().map_or("f32", String::as_str))?;
-    let mut base = device(args, model, backend, numerics, tokens.len())?;
+    let mut base = device(args, model, backend.clone(), numerics, tokens.len())?;
     let raw = other.extension().is_some_and(|extension| extension == "f32");
     let found = if raw {
         files::compare_logits(&mut base, other, tokens)?

@@ -82,6 +82,14 @@ pub(crate) struct SelftestArgs {
     /// What is checked
     #[arg(long, default_value = "auto")]
     pub(crate) backend: String,
+    /// The GPU for --backend wgpu: a part of its name, or its index in `aprgpu devices`
+    #[cfg(feature = "wgpu")]
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Let --backend wgpu take a CPU that plays GPU
+    #[cfg(feature = "wgpu")]
+    #[arg(long)]
+    pub(crate) allow_software: bool,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,

@@ -23,9 +23,12 @@ pub(crate) fn open(path: &Path, args: &DeviceArgs, slots: usize) -> Result<Opene
     for warning in model.warnings.iter().chain(tokenizer.notes()) {
         eprintln!("note: {warning}");
     }
-    let (device, report) = engine::load(&model, &args.settings(slots), &mut progress::bar("loading"))?;
+    let (mut device, report) = engine::load(&model, &args.settings(slots), &mut progress::bar("loading"))?;
     eprintln!("{report}");
     let backend = report.backend.clone();
+    if args.profile && !device.set_profiling(true) {
+        return Err(Failure::Usage(format!("--profile: {backend} has no timestamps between kernels")));
+    }
     Ok(Opened { model, tokenizer, scheduler: Scheduler::new(device), backend })
 }
 
@@ -51,7 +54,44 @@ pub(crate) fn timing(stats: &Stats) -> String {
     format!("{prefill} | {decode}")
 }
 
-/// The same as JSON.
+/// What --stats and --profile print after a run.
+pub(crate) fn report_work(args: &DeviceArgs, scheduler: &mut Scheduler) -> Result<(), Failure> {
+    let device = scheduler.device_mut();
+    if args.stats {
+        let c = device.counters();
+        let per = |total: u64| total as f64 / c.submits.max(1) as f64;
+        eprintln!(
+            "{} rows in {} submits | per submit: {:.1} dispatches, {:.1} bytes mapped, {:.1} us of CPU to record",
+            c.rows,
+            c.submits,
+            per(c.launches),
+            per(c.mapped_bytes),
+            per(c.host_nanoseconds) / 1e3
+        );
+    }
+    if args.profile {
+        let times = device.kernel_times()?;
+        let all: f64 = times.iter().map(|time| time.nanoseconds).sum();
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::NOTHING);
+        table.set_header(["kernel", "runs", "us per run", "share", "MB per run", "GB/s"]);
+        for time in &times {
+            let runs = time.runs.max(1) as f64;
+            table.add_row([
+                time.kernel.clone(),
+                time.runs.to_string(),
+                format!("{:.1}", time.nanoseconds / runs / 1e3),
+                format!("{:.1} %", 100.0 * time.nanoseconds / all.max(1.0)),
+                format!("{:.3}", time.weight_bytes as f64 / runs / 1e6),
+                format!("{:.2}", time.weight_bytes as f64 / time.nanoseconds.max(1.0)),
+            ]);
+        }
+        eprintln!("{table}");
+    }
+    Ok(())
+}
+
+/// [`timing`] as JSON.
 pub(crate) fn timing_json(stats: &Stats) -> serde_json::Value {
     let rate = |tokens: usize, seconds: f64| (seconds > 0.0).then(|| tokens as f64 / seconds);
     let (prefill, decode) = (stats.prefill_time.as_secs_f64(), stats.decode_time.as_secs_f64());

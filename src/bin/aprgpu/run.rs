@@ -65,7 +65,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         }
     }
     eprintln!("{}", opened::timing(&stats));
-    Ok(())
+    opened::report_work(&args.device, &mut opened.scheduler)
 }
 
 fn run_many(
@@ -88,7 +88,7 @@ fn run_many(
     let stats = opened.scheduler.stats();
     let rounds = stats.decode_rounds;
     eprintln!("{} | {rounds} rounds of up to {} sequences", opened::timing(&stats), args.parallel);
-    Ok(())
+    opened::report_work(&args.device, &mut opened.scheduler)
 }
 
 fn report(line: &PromptLine, prompt_tokens: usize, one: &Generated) -> serde_json::Value {

@@ -9,13 +9,22 @@ use std::io::Write;
 
 pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
     let choice = BackendChoice::from_name(&args.backend)?;
+    #[cfg(feature = "wgpu")]
+    let choice = match choice {
+        BackendChoice::Wgpu(mut wgpu) => {
+            wgpu.allow_software = args.allow_software;
+            wgpu.adapter = args.adapter.clone().or(wgpu.adapter);
+            BackendChoice::Wgpu(wgpu)
+        }
+        other => other,
+    };
     let threads = args.threads.map(usize::from);
     // What the device calls itself, from the first one set up.
     let device = std::cell::RefCell::new(String::new());
     let checks = run(
         &|decoder, source, kv_layout, rope| {
             let parts = (decoder, source as _, kv_layout, rope);
-            let (backend, _) = set_up(choice, parts, threads, &mut |_, _| {})?;
+            let (backend, _) = set_up(&choice, parts, threads, &mut |_, _| {})?;
             let mut device = device.borrow_mut();
             if device.is_empty() {
                 *device = format!("{}: {}", backend.name(), backend.describe());

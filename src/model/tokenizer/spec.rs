@@ -177,7 +177,7 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
         let token_types = match fields.token_types {
             None => {
                 notes.push(
-                    "tokenizer.ggml.token_type is missing: special tokens are told by their text".to_owned(),
+                    "tokenizer.ggml.token_type is missing; special tokens are told by their text".to_owned(),
                 );
                 None
             }
@@ -186,7 +186,9 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
         let model = match fields.model {
             Some(model) => model,
             None if fields.merges.is_some() => {
-                notes.push("tokenizer.ggml.model is missing: gpt2, because there are merges".to_owned());
+                notes.push(
+                    "tokenizer.ggml.model is missing; taken as gpt2, because there are merges".to_owned(),
+                );
                 "gpt2".to_owned()
             }
             None => {
@@ -199,7 +201,7 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
                 let pre = match fields.pre {
                     Some(name) => PreTokenizer::from_name(&name)?,
                     None => {
-                        notes.push("tokenizer.ggml.pre is missing: default".to_owned());
+                        notes.push("tokenizer.ggml.pre is missing; taken as default".to_owned());
                         PreTokenizer::Default
                     }
                 };
@@ -237,7 +239,7 @@ impl TryFrom<VocabularyFields> for TokenizerSpec {
         }
         let add_bos = fields.add_bos.unwrap_or_else(|| {
             let default = (sentencepiece || llama3) && special.bos.is_some();
-            notes.push(format!("tokenizer.ggml.add_bos_token is missing: {default}"));
+            notes.push(format!("tokenizer.ggml.add_bos_token is missing; taken as {default}"));
             default
         });
         let space_prefix = match fields.add_space_prefix {

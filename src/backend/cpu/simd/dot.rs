@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use super::block::{Format, Offset, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Scales, at, six_bit};
 use super::isa::{Isa, Task};
 use super::lanes::Lanes;
-use super::panel::{Panels, ROWS};
+use super::panel::{Panels, ROWS, body_start, tail_start};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, TileKind, WORDS};
 use crate::quant::TensorType;
 
@@ -94,11 +94,13 @@ const fn too_wide<L: Lanes, const T: usize>() -> bool {
     T > 8 && !L::WIDE
 }
 
-/// The units of a panel: bodies, then tails.
+/// Unit `u` of a panel: its body and its tail.
 #[inline(always)]
-fn units<W: Format>(args: &Args<'_>) -> (usize, usize) {
-    let units = args.cols / (32 * W::BLOCKS);
-    (units, units * W::BODY)
+fn unit<W: Format>(bytes: &[u8], u: usize) -> (&[u8], &[u8; 32]) {
+    let start = body_start(u, W::BODY, W::TAIL);
+    let body = bytes.get(start..start + W::BODY).unwrap_or(&[]);
+    let tail = if W::TAIL == 0 { &[0; 32] } else { at(bytes, tail_start(u, W::BODY, W::TAIL)) };
+    (body, tail)
 }
 
 /// Writes the accumulators.
@@ -146,6 +148,10 @@ fn float(word: i32) -> f32 {
 /// stalls on the line fill buffers.
 #[inline(always)]
 fn prefetch_part<L: Lanes, W: Format>(l: L, body: &[u8], s: usize) {
+    if s == 0 && W::TAIL > 0 {
+        // Half a line more than the body; asking for it with every unit is cheaper than telling odd from even.
+        l.prefetch(body, PREFETCH + W::BODY);
+    }
     let lines = W::BODY / 64;
     for line in s * lines / W::BLOCKS..(s + 1) * lines / W::BLOCKS {
         l.prefetch(body, PREFETCH + 64 * line);
@@ -162,18 +168,17 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
         if too_wide::<L, T>() {
             return;
         }
-        let (units, tails) = units::<W>(&self.0);
+        let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let Some(body) = self.0.bytes.get(u * W::BODY..(u + 1) * W::BODY) else { break };
+            let (body, tail) = unit::<W>(self.0.bytes, u);
             if W::BLOCKS == 1 {
                 prefetch_part::<L, W>(l, body, 0);
             }
-            let tail = tails + u * W::TAIL;
             match W::SCALES {
                 Scales::One => {
-                    let d = l.load_f16(at(self.0.bytes, tail));
+                    let d = l.load_f16(tail);
                     scaled_block::<L, W, T>(l, &W::integers(l, body, 0), (d, None), &x[0], &mut acc);
                 }
                 Scales::WithMinimum => {
@@ -193,7 +198,7 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
                     }
                 }
                 Scales::Halves => {
-                    let d = l.load_f16(at(self.0.bytes, tail));
+                    let d = l.load_f16(tail);
                     for s in 0..W::BLOCKS {
                         prefetch_part::<L, W>(l, body, s);
                         let scales = [0, 1].map(|h| at::<16>(body, 16 * (2 * s + h)));
@@ -257,11 +262,11 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
         if too_wide::<L, T>() {
             return;
         }
-        let (units, tails) = units::<W>(&self.0);
+        let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let Some(body) = self.0.bytes.get(u * W::BODY..(u + 1) * W::BODY) else { break };
+            let (body, tail) = unit::<W>(self.0.bytes, u);
             let mut dots = [l.splat_i(0); T];
             let mut sums = [l.splat_i(0); T];
             let (d, dmin) = if W::SCALES == Scales::SixBit {
@@ -291,7 +296,7 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
                         dots[t] = l.add_i(dots[t], both);
                     }
                 }
-                (l.load_f16(at(self.0.bytes, tails + u * W::TAIL)), None)
+                (l.load_f16(tail), None)
             };
             for t in 0..T {
                 let x_scale = l.splat(float(x[0][SCALE][t]));
@@ -316,12 +321,11 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
         if too_wide::<L, T>() {
             return;
         }
-        let (units, tails) = units::<W>(&self.0);
+        let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<32>().0;
         let mut acc = [l.splat(0.0); T];
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let Some(body) = self.0.bytes.get(u * W::BODY..(u + 1) * W::BODY) else { break };
-            let tail = at(self.0.bytes, tails + u * W::TAIL);
+            let (body, tail) = unit::<W>(self.0.bytes, u);
             let small = if W::SCALES == Scales::SixBit { six_bit(l, body) } else { [[0; 16]; 16] };
             for s in 0..W::BLOCKS {
                 prefetch_part::<L, W>(l, body, s);

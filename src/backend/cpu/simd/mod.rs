@@ -30,16 +30,18 @@
 //!
 //! # Speed
 //!
-//! One thread of a Zen 5 (EPYC, AVX-512 VNNI), matrices of 1536 columns, best of 20, GB/s of weights in memory with one
-//! token and GMAC/s with 256 tokens:
+//! One thread of a Zen 5 (EPYC, AVX-512 VNNI) that other work was running beside, matrices of 1536 columns; best of 20:
+//! GB/s of weights with one token, where the matrix (190 to 370 MB) lies in memory and where it lies in the cache, and
+//! GMAC/s with 256 tokens:
 //!
-//! | | Q4_K | Q5_K | Q6_K | Q8_0 | F16 | F32 |
-//! |---|--:|--:|--:|--:|--:|--:|
-//! | GB/s | 49 | 42 | 44 | 33 | 40 | 37 |
-//! | GMAC/s | 306 | 305 | 276 | 260 | 118 | 97 |
+//! | | Q4_K | Q6_K | Q5_0 | Q8_0 |
+//! |---|--:|--:|--:|--:|
+//! | GB/s, memory | 40 | 38 | 35 | 29 |
+//! | GB/s, cache | 99 | 101 | 80 | 123 |
+//! | GMAC/s | 306 | 276 | 307 | 303 |
 //!
-//! AVX2 on the same core: Q4_K 37 GB/s, 107 GMAC/s. The lines `cargo test --release --test cpu_kernels -- --ignored
-//! --nocapture speed` prints are such a table, for each instruction set and one and two threads.
+//! F16 and F32 weights: 40 and 37 GB/s (of 300 MB), 118 and 97 GMAC/s. AVX2 on the same core: Q4_K 37 GB/s, 107 GMAC/s.
+//! `cargo test --release --test cpu_kernels -- --ignored --nocapture speed` prints such lines for each instruction set.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]

@@ -1,14 +1,21 @@
-//! `Attention`: each query head over the keys and values of its sequence.
+//! `Attention`: softmax(q k / sqrt(head_dim)) v, each query head over the keys and values of its sequence.
 //!
-//! Positions are taken in splits of [`SPLIT`], each with its own maximum, sum and weighted values; the parts are joined
-//! in the order of positions. Splits start at multiples of `SPLIT`, so a row's result depends on its own position only:
-//! not on the batch, the chunk or the number of workers.
+//! Positions are taken in splits of [`SPLIT`], which start at its multiples, so a row's result depends on its own
+//! position only: not on the batch, the chunk or the number of workers. The order of every sum:
+//!
+//! - a score is a dot over the dimensions in order, by fma, then times 1 / sqrt(head_dim);
+//! - a part is the largest score m of a split, the sum of w = e^(score - m), and the values weighted by w. Values are
+//!   added up by fma in the order of positions; weights in 16 lanes, lane i those of positions i, i + 16, ..., then
+//!   halves of the lanes are added (8 + 8, 4 + 4, 2 + 2, 1 + 1);
+//! - parts are merged in the order of positions, and the last step divides by the sum.
 
+use super::exp::exp;
 use super::kv_cache::KvCache;
 use crate::plan::{Row, Shape};
 
 /// Positions per part.
-pub(super) const SPLIT: usize = 256;
+const SPLIT: usize = 256;
+const LANES: usize = 16;
 
 /// Reads `query` [M, num_heads * head_dim] and the cache, writes `attention` of the same shape.
 pub(super) fn attention(
@@ -31,32 +38,39 @@ pub(super) fn attention(
             let at = (m * shape.num_heads + h) * head_dim;
             let query = &query[at..][..head_dim];
             let (slot, kv_head) = (row.slot as usize, h / group);
-            let mut total = Part::new(head_dim);
+            let mut total: Option<Part> = None;
             for split in (start / SPLIT * SPLIT..end).step_by(SPLIT) {
                 let positions = split.max(start)..(split + SPLIT).min(end);
                 let mut scores = Vec::with_capacity(SPLIT);
                 for position in positions.clone() {
                     kv_cache.key(layer, slot, kv_head, position, &mut key);
-                    let mut dot = 0.0;
+                    let mut dot = 0.0f32;
                     for i in 0..head_dim {
-                        dot += query[i] * key[i];
+                        dot = query[i].mul_add(key[i], dot);
                     }
                     scores.push(dot * scale);
                 }
-                let mut part = Part::new(head_dim);
-                part.max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let mut values = vec![0.0f32; head_dim];
+                let mut lanes = [0.0f32; LANES];
                 for (position, score) in positions.zip(&scores) {
-                    let weight = (score - part.max).exp();
+                    let weight = exp(score - max);
+                    lanes[position % LANES] += weight;
                     kv_cache.value(layer, slot, kv_head, position, &mut value);
-                    part.sum += weight;
                     for i in 0..head_dim {
-                        part.values[i] += weight * value[i];
+                        values[i] = weight.mul_add(value[i], values[i]);
                     }
                 }
-                total.join(&part);
+                let part = Part { max, sum: sum(lanes), values };
+                total = Some(match total {
+                    None => part,
+                    Some(before) => before.merge(&part),
+                });
             }
-            for i in 0..head_dim {
-                attention[at + i] = total.values[i] / total.sum;
+            if let Some(total) = total {
+                for i in 0..head_dim {
+                    attention[at + i] = total.values[i] / total.sum;
+                }
             }
         }
     }
@@ -70,17 +84,26 @@ struct Part {
 }
 
 impl Part {
-    fn new(head_dim: usize) -> Self {
-        Self { max: f32::NEG_INFINITY, sum: 0.0, values: vec![0.0; head_dim] }
-    }
-
-    fn join(&mut self, next: &Self) {
-        let max = self.max.max(next.max);
-        let (old, new) = ((self.max - max).exp(), (next.max - max).exp());
-        self.sum = self.sum * old + next.sum * new;
-        for (value, next) in self.values.iter_mut().zip(&next.values) {
-            *value = *value * old + next * new;
+    /// This part with the one at the positions after it.
+    fn merge(&self, next: &Self) -> Self {
+        let max = if next.max > self.max { next.max } else { self.max };
+        let (before, after) = (exp(self.max - max), exp(next.max - max));
+        let mut values = vec![0.0; self.values.len()];
+        for i in 0..values.len() {
+            values[i] = next.values[i].mul_add(after, self.values[i] * before);
         }
-        self.max = max;
+        Self { max, sum: next.sum.mul_add(after, self.sum * before), values }
     }
+}
+
+/// Adds halves of the lanes until one is left.
+fn sum(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }

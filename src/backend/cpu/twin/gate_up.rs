@@ -1,5 +1,6 @@
 //! `GateUp`: the feed-forward layer's first half, `SiLU(gate) * up` (arXiv 2002.05202).
 
+use super::exp::exp;
 use super::matmul::{Affine, matmul};
 use super::rms_norm::rms_norm;
 use crate::plan::{Numerics, Shape};
@@ -19,6 +20,6 @@ pub(super) fn gate_up(
     matmul(numerics.activations, gate, &normed, gated);
     matmul(numerics.activations, up, &normed, &mut up_rows);
     for i in 0..gated.len() {
-        gated[i] = gated[i] / (1.0 + (-gated[i]).exp()) * up_rows[i];
+        gated[i] = gated[i] / (1.0 + exp(-gated[i])) * up_rows[i];
     }
 }

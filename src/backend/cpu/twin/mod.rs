@@ -8,6 +8,7 @@ mod attention;
 mod attn_out;
 mod down;
 mod embed;
+mod exp;
 mod gate_up;
 mod head;
 mod kv_cache;
