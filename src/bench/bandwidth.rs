@@ -1,13 +1,16 @@
 //! The ceiling: how fast this machine reads memory that no cache holds.
 //!
 //! Each thread sums its own part of a buffer of hundreds of megabytes, eight sums side by side, so that the loop waits for
-//! memory and nothing else. All threads start a pass together; a pass takes as long as its slowest thread.
+//! memory and nothing else; passes take turns with one, four and eight streams. All threads start a pass together; a pass takes as long as its slowest thread.
 
 use super::Error;
 use super::clock::Clock;
 use super::stats::Summary;
 use serde::Serialize;
 use std::sync::Barrier;
+
+/// Ways to walk over the buffer.
+const PATTERNS: usize = 3;
 
 /// Read bandwidth by a number of threads.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,18 +49,18 @@ pub fn measure(threads: usize, bytes: usize, passes: usize) -> Result<Bandwidth,
         for part in parts.take(threads - 1) {
             workers.push(scope.spawn(move || {
                 let mut total = 0u64;
-                for _ in 0..=passes {
+                for pass in 0..=passes {
                     barrier.wait();
-                    total = total.wrapping_add(sum(part));
+                    total = total.wrapping_add(sum(part, pass));
                     barrier.wait();
                 }
                 total
             }));
         }
-        for _ in 0..=passes {
+        for pass in 0..=passes {
             barrier.wait();
             let mut clock = Clock::start();
-            sums = sums.wrapping_add(sum(first));
+            sums = sums.wrapping_add(sum(first, pass));
             barrier.wait();
             times.push(clock.lap());
         }
@@ -76,14 +79,30 @@ pub fn measure(threads: usize, bytes: usize, passes: usize) -> Result<Bandwidth,
     Ok(Bandwidth { threads, bytes, samples, median: summary.median, best: summary.max })
 }
 
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 8];
-    for chunk in words.as_chunks::<8>().0 {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
+/// Sums a part by the pattern of this pass: from front to back, or as four or eight streams side by side, which keep more
+/// requests in flight where the prefetcher stops at the end of a page.
+fn sum(words: &[u64], pass: usize) -> u64 {
+    match pass % PATTERNS {
+        0 => sum_streams::<1>(words),
+        1 => sum_streams::<4>(words),
+        _ => sum_streams::<8>(words),
+    }
+}
+
+fn sum_streams<const STREAMS: usize>(words: &[u64]) -> u64 {
+    let lines = words.as_chunks::<8>().0;
+    let length = lines.len() / STREAMS;
+    let streams: [&[[u64; 8]]; STREAMS] = std::array::from_fn(|s| &lines[s * length..(s + 1) * length]);
+    let mut sums = [[0u64; 8]; STREAMS];
+    for i in 0..length {
+        for (sums, stream) in sums.iter_mut().zip(streams) {
+            for (sum, word) in sums.iter_mut().zip(&stream[i]) {
+                *sum = sum.wrapping_add(*word);
+            }
         }
     }
-    std::hint::black_box(sums).iter().fold(0, |a, b| a.wrapping_add(*b))
+    let rest = lines[STREAMS * length..].as_flattened().iter().fold(0u64, |a, b| a.wrapping_add(*b));
+    std::hint::black_box(sums).as_flattened().iter().fold(rest, |a, b| a.wrapping_add(*b))
 }
 
 #[cfg(test)]

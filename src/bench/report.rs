@@ -87,7 +87,7 @@ pub fn render(records: &[Record], format: Format) -> Result<String, Error> {
     Ok(match format {
         Format::Table => {
             let mut table = comfy_table::Table::new();
-            table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY).set_header(COLUMNS);
+            table.load_preset(comfy_table::presets::NOTHING).set_header(COLUMNS);
             for record in records {
                 table.add_row(cells(record));
             }

@@ -47,6 +47,7 @@ pub fn from_records(records: &Path) -> Result<String, Error> {
         "same minutes: ours",
         "llama.cpp",
         "ratio (pairs)",
+        "load",
         "commit",
     ];
     Ok(markdown(&header, &rows))
@@ -85,6 +86,7 @@ fn row(record: &Record, versus: &[Value]) -> Vec<String> {
         median("a").unwrap_or_else(dash),
         median("b").unwrap_or_else(dash),
         ratio().unwrap_or_else(dash),
+        record.load_average.first().map_or_else(dash, |load| format!("{load:.1}")),
         record.build_commit.clone(),
     ]
 }

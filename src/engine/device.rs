@@ -26,8 +26,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// `context` positions for each of `slots` sequences; prompts enter in tiles of `chunk` tokens.
-    pub(super) fn new(
+    /// A device over a backend that holds the decoder's weights and a cache of `context` positions for each of `slots`
+    /// sequences; prompts enter in tiles of `chunk` tokens. [`super::start`] makes both.
+    pub fn new(
         backend: Box<dyn Backend>,
         decoder: Decoder,
         numerics: Numerics,

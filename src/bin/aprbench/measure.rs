@@ -47,7 +47,11 @@ fn measure(args: &MeasureArgs, tests: &[Test]) -> Result<(), Failure> {
         for &test in tests {
             for &depth in &args.depth {
                 let workload = Workload { test, depth: depth as usize };
-                let record = Record::measure(&subject, &settings, &workload, &options)?;
+                let mut record = Record::measure(&subject, &settings, &workload, &options)?;
+                if args.bandwidth.is_none() && record.backends != "cpu" {
+                    // `auto` chose another device, whose memory was not measured.
+                    (record.bandwidth_gb_per_s, record.bandwidth_percent) = (None, None);
+                }
                 if format == Format::Jsonl {
                     print(&render(std::slice::from_ref(&record), format)?)?;
                 }

@@ -39,7 +39,7 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
         writeln!(out, "{}", json!({ "device": device, "passed": failed == 0, "checks": checks }))?;
     } else {
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(comfy_table::presets::NOTHING);
         table.set_header(["check", "activations", "cases", "found", "limit", ""]);
         for check in &checks {
             let passed = if check.passed { "ok" } else { "FAILED" };
