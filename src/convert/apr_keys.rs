@@ -1,7 +1,7 @@
 //! The metadata that an APR file needs, from the metadata of a GGUF file.
 
-use crate::format::gguf::{Array, Gguf, Metadata, Value as GgufValue};
-use crate::format::{Error, Tensor};
+use crate::format::gguf::{Array, Metadata, Value as GgufValue};
+use crate::format::{Error, TensorSpec};
 use serde_json::{Map, Value};
 
 /// APR's canonical key, and the GGUF key behind the architecture's name.
@@ -59,15 +59,10 @@ fn rope_type(architecture: &str) -> Option<u64> {
     }
 }
 
-/// The canonical keys for a GGUF file, and what a user should know about them.
-pub(super) fn from_gguf(gguf: &Gguf) -> Result<(Map<String, Value>, Vec<String>), Error> {
-    from_metadata(gguf.typed_metadata(), gguf.tensors())
-}
-
-/// The same from metadata alone; `tensors` have GGUF names.
+/// The canonical keys for a GGUF file of this metadata and these tensors, and what a user should know about them.
 pub(super) fn from_metadata(
     metadata: &Metadata,
-    tensors: &[Tensor],
+    tensors: &[TensorSpec],
 ) -> Result<(Map<String, Value>, Vec<String>), Error> {
     let mut keys = Map::new();
     let mut notes = Vec::new();
@@ -89,11 +84,16 @@ pub(super) fn from_metadata(
     keys.insert("original_format".to_owned(), "gguf".into());
     keys.insert(
         "total_size".to_owned(),
-        tensors.iter().map(|tensor| tensor.range.len() as u64).sum::<u64>().into(),
+        tensors.iter().map(|tensor| tensor.bytes as u64).sum::<u64>().into(),
     );
     keys.insert(
         "param_count".to_owned(),
-        tensors.iter().fold(0_u64, |sum, tensor| sum.saturating_add(tensor.len() as u64)).into(),
+        tensors
+            .iter()
+            .fold(0_u64, |sum, tensor| {
+                sum.saturating_add(tensor.shape.iter().map(|&dim| dim as u64).product())
+            })
+            .into(),
     );
     if !architecture.is_empty() {
         keys.insert("architecture".to_owned(), architecture.into());
@@ -122,7 +122,7 @@ fn derive(
     notes: &mut Vec<String>,
     architecture: &str,
     metadata: &Metadata,
-    tensors: &[Tensor],
+    tensors: &[TensorSpec],
 ) {
     let tensor = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
     let whole = |keys: &Map<String, Value>, key: &str| keys.get(key).and_then(Value::as_u64);
@@ -131,7 +131,7 @@ fn derive(
             Some(GgufValue::Array(tokens)) => Some(tokens.len()),
             _ => None,
         };
-        if let Some(rows) = tensor("token_embd.weight").map(Tensor::rows).or(tokens) {
+        if let Some(rows) = tensor("token_embd.weight").and_then(|t| t.shape.first().copied()).or(tokens) {
             keys.insert("vocab_size".to_owned(), rows.into());
         }
     }

@@ -1,9 +1,10 @@
 //! APR to GGUF: the same file again where the APR file was made of one, a file that llama.cpp loads in any case.
 
-use super::reencode::{Output, write_all};
+use super::plan::Plan;
+use super::reencode::Output;
 use super::{Options, Progress, Report, apr_keys, gguf_keys, names};
 use crate::format::apr::{Apr, GgufOrigin};
-use crate::format::gguf::{Gguf, GgufWriter, Value};
+use crate::format::gguf::{Gguf, Value};
 use crate::format::write::AtomicFile;
 use crate::format::{Error, Tensor, TensorSpec};
 use std::io::Write;
@@ -32,28 +33,18 @@ pub fn write_gguf<W: Write>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(W, Report), Error> {
     let mut report = Report::default();
-    let mut plan = match apr.gguf_origin()? {
-        Some(origin) => as_it_was(apr, origin, &mut report)?,
-        None => from_keys(apr, &mut report)?,
-    };
-    if let Some(name) = &options.name {
-        match plan.metadata.iter_mut().find(|(key, _)| key == "general.name") {
-            Some((_, value)) => *value = name.as_str().into(),
-            None => plan.metadata.push(("general.name".to_owned(), name.as_str().into())),
-        }
-    }
-    let specs: Vec<TensorSpec> = plan.outputs.iter().map(|output| output.spec.clone()).collect();
-    let mut writer = GgufWriter::new(out, path, plan.version, &plan.metadata, &specs)?;
-    write_all(&plan.outputs, &mut report, progress, &mut |bytes| writer.write(bytes))?;
-    Ok((writer.finish(plan.tail)?, report))
+    let mut plan = plan(apr, &mut report)?;
+    plan.rename(options);
+    let out = plan.write_gguf(out, path, options, &mut report, progress)?;
+    Ok((out, report))
 }
 
-/// A GGUF file to write.
-struct Plan<'a> {
-    version: u32,
-    metadata: Vec<(String, Value)>,
-    outputs: Vec<Output<'a>>,
-    tail: Option<usize>,
+/// The GGUF file that an APR file becomes.
+pub(super) fn plan(apr: &Apr, report: &mut Report) -> Result<Plan, Error> {
+    match apr.gguf_origin()? {
+        Some(origin) => as_it_was(apr, origin, report),
+        None => from_keys(apr, report),
+    }
 }
 
 fn error(apr: &Apr, key: &str, what: String) -> Error {
@@ -61,10 +52,10 @@ fn error(apr: &Apr, key: &str, what: String) -> Error {
 }
 
 /// The file that the APR file was made of. Tensors that another program has stored in another type since keep it.
-fn as_it_was<'a>(apr: &'a Apr, origin: GgufOrigin, report: &mut Report) -> Result<Plan<'a>, Error> {
+fn as_it_was(apr: &Apr, origin: GgufOrigin, report: &mut Report) -> Result<Plan, Error> {
     let architecture = origin.metadata.string("general.architecture")?.unwrap_or_default();
     let mut outputs = Vec::with_capacity(origin.tensors.len());
-    let mut sources: Vec<Tensor> = Vec::with_capacity(origin.tensors.len());
+    let mut sources: Vec<TensorSpec> = Vec::with_capacity(origin.tensors.len());
     let mut changed = false;
     for (name, tensor_type) in &origin.tensors {
         let apr_name = names::apr_name(architecture, name);
@@ -81,7 +72,7 @@ fn as_it_was<'a>(apr: &'a Apr, origin: GgufOrigin, report: &mut Report) -> Resul
             changed = true;
             Output::for_gguf(tensor, name)?
         };
-        sources.push(Tensor { name: name.clone(), ..tensor.clone() });
+        sources.push(TensorSpec { name: name.clone(), ..TensorSpec::of(tensor) });
         outputs.push(output);
     }
     let held = apr.tensors().iter().filter(|tensor| !tensor.is_empty()).count();
@@ -110,11 +101,11 @@ fn as_it_was<'a>(apr: &'a Apr, origin: GgufOrigin, report: &mut Report) -> Resul
         }
     }
     let tail = (!changed).then_some(origin.tail);
-    Ok(Plan { version: origin.version, metadata, outputs, tail })
+    Ok(Plan { path: apr.path().to_owned(), version: origin.version, metadata, outputs, tail })
 }
 
 /// The APR keys must still say what the GGUF metadata says: a file whose keys were edited would otherwise lose the edit.
-fn check_unchanged(apr: &Apr, origin: &GgufOrigin, sources: &[Tensor]) -> Result<(), Error> {
+fn check_unchanged(apr: &Apr, origin: &GgufOrigin, sources: &[TensorSpec]) -> Result<(), Error> {
     let (expected, _) = apr_keys::from_metadata(&origin.metadata, sources)?;
     for (key, expected) in &expected {
         // Vocabularies are compared by reference already, and sizes follow from the tensors.
@@ -146,7 +137,7 @@ fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
 }
 
 /// A file that llama.cpp loads, from the APR keys alone.
-fn from_keys<'a>(apr: &'a Apr, report: &mut Report) -> Result<Plan<'a>, Error> {
+fn from_keys(apr: &Apr, report: &mut Report) -> Result<Plan, Error> {
     let config = gguf_keys::Config::read(apr, report)?;
     let mut tensors: Vec<&Tensor> = apr.tensors().iter().filter(|tensor| !tensor.is_empty()).collect();
     tensors.sort_by_key(|tensor| tensor.range.start);
@@ -174,11 +165,11 @@ fn from_keys<'a>(apr: &'a Apr, report: &mut Report) -> Result<Plan<'a>, Error> {
         }
     }
     let metadata = gguf_keys::metadata(apr, &config, &outputs, report)?;
-    Ok(Plan { version: 3, metadata, outputs, tail: None })
+    Ok(Plan { path: apr.path().to_owned(), version: 3, metadata, outputs, tail: None })
 }
 
 /// Old files of the peer hold q, k and v of a layer as one tensor, their rows one below the other.
-fn split_qkv<'a>(output: Output<'a>, config: &gguf_keys::Config) -> Result<Vec<Output<'a>>, Error> {
+fn split_qkv(output: Output, config: &gguf_keys::Config) -> Result<Vec<Output>, Error> {
     let Some((layer, kind)) = output.spec.name.split_once(".attn_qkv.") else { return Ok(vec![output]) };
     let mut start = 0;
     let parts =

@@ -170,7 +170,7 @@ impl Config {
 pub(super) fn metadata(
     apr: &Apr,
     config: &Config,
-    outputs: &[Output<'_>],
+    outputs: &[Output],
     report: &mut Report,
 ) -> Result<Vec<(String, Value)>, Error> {
     let mut entries: Vec<(String, Value)> = Vec::new();
@@ -217,7 +217,7 @@ pub(super) fn metadata(
 fn rope_scaling(
     apr: &Apr,
     architecture: &str,
-    outputs: &[Output<'_>],
+    outputs: &[Output],
     put: &mut impl FnMut(&str, Value),
 ) -> Result<(), Error> {
     const KEY: &str = "rope_scaling";

@@ -6,17 +6,28 @@
 
 mod apr_keys;
 mod apr_to_gguf;
+mod export;
 mod gguf_keys;
 mod gguf_to_apr;
 mod gguf_tokenizer;
+mod hf_to_gguf;
+mod hf_tokenizer;
+mod importance;
+pub mod mix;
 mod names;
+mod plan;
 mod reencode;
+mod to_hugging_face;
 
 pub use apr_to_gguf::{apr_to_gguf, write_gguf};
+pub use export::{FileFormat, Planned, dry_run, export};
 pub use gguf_to_apr::{gguf_to_apr, write_apr};
+pub use importance::Importance;
+pub use to_hugging_face::export_hugging_face;
 
 use crate::quant::TensorType;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 /// What a conversion may change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +37,25 @@ pub struct Options {
     pub compat: bool,
     /// The model's new name.
     pub name: Option<String>,
+    /// Threads that encode; one per core if it is not said.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Options {
+    fn threads(&self) -> NonZeroUsize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+/// How weights are to be quantized.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Which weight gets which type.
+    pub mix: mix::MixOptions,
+    /// How much each column matters.
+    pub importance: Option<Importance>,
+    /// Quantize what is quantized already.
+    pub allow_requantize: bool,
 }
 
 /// How far a conversion has come, in bytes of the output's tensors.

@@ -38,6 +38,11 @@ pub(super) fn gguf_name(apr: &str) -> String {
     translate(apr, "model.layers.", "blk.", |(gguf, hf)| (hf, gguf)).unwrap_or_else(|| apr.to_owned())
 }
 
+/// The Hugging Face name of a tensor of a GGUF file, if that convention has one.
+pub(super) fn hugging_face_name(gguf: &str) -> Option<String> {
+    translate(gguf, "blk.", "model.layers.", |(gguf, hf)| (gguf, hf))
+}
+
 /// Whether llama.cpp knows a tensor of this name in the models that it and aprgpu have in common.
 pub(super) fn is_gguf(name: &str) -> bool {
     name == "rope_freqs.weight" || translate(name, "blk.", "model.layers.", |(gguf, hf)| (gguf, hf)).is_some()

@@ -1,24 +1,35 @@
-//! The bytes of an output tensor: copied, reordered, or decoded and stored as floats.
+//! A tensor of the output: the source's rows, copied, reordered, or decoded and encoded in another type.
+//!
+//! Work goes in pieces of some million values, whose source pages are given back to the system as soon as they are done:
+//! memory does not grow with the tensor. Within a piece, threads take parts of its rows; the result does not depend on
+//! their number.
 
 use super::{Progress, Reencoded, Report};
 use crate::format::{Error, Tensor, TensorSpec};
 use crate::quant::{self, BlockAprQ4, BlockQ4_0, TensorType};
-use half::f16;
+use half::{bf16, f16};
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 4 << 20;
+/// Values encoded between two writes.
+const PIECE: usize = 4 << 20;
+/// Values that a thread takes at a time.
+const PART: usize = 1 << 16;
 
 /// A tensor to write.
 #[derive(Clone, Debug)]
-pub(super) struct Output<'a> {
+pub(super) struct Output {
     pub(super) spec: TensorSpec,
-    pub(super) source: &'a Tensor,
+    pub(super) source: Tensor,
     how: How,
     /// The source's rows that are written.
     rows: Range<usize>,
-    /// Rows go from Hugging Face's order to that of NORM RoPE, in heads of so many rows.
-    head_rows: Option<usize>,
+    order: Order,
+    /// A weight per column, for types whose encoder looks for the best scale.
+    importance: Option<Arc<[f32]>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,32 +38,77 @@ enum How {
     Copy,
     /// AprQ4 blocks as Q4_0 blocks: the same scale and nibbles, in another order.
     AprQ4ToQ4_0,
-    /// Decoded, and stored as floats of the type that `spec` names.
-    Decode,
+    /// Decoded, and encoded in the type that `spec` names.
+    Encode,
 }
 
-impl<'a> Output<'a> {
+/// Which of the source's rows is which of the output's, in heads of so many rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    AsStored,
+    /// From Hugging Face's order to that of NORM RoPE.
+    ToNorm(usize),
+    /// And back.
+    FromNorm(usize),
+}
+
+impl Order {
+    /// The source's row that is row `to`, both counted from the first that is written.
+    fn source(self, to: usize) -> usize {
+        match self {
+            Self::AsStored => to,
+            Self::ToNorm(head_rows) => {
+                let (head, within) = (to / head_rows, to % head_rows);
+                head * head_rows + (within % 2) * (head_rows / 2) + within / 2
+            }
+            Self::FromNorm(head_rows) => {
+                let (head, within) = (to / head_rows, to % head_rows);
+                let half = head_rows / 2;
+                head * head_rows + 2 * (within % half) + within / half
+            }
+        }
+    }
+
+    /// Pieces hold whole numbers of so many rows, so that a piece's rows come from its own range of the source.
+    fn unit(self) -> usize {
+        match self {
+            Self::AsStored => 1,
+            Self::ToNorm(head_rows) | Self::FromNorm(head_rows) => head_rows,
+        }
+    }
+}
+
+impl Output {
     /// The source's bytes under another name.
-    pub(super) fn copy(source: &'a Tensor, name: &str) -> Self {
+    pub(super) fn copy(source: &Tensor, name: &str) -> Self {
         let spec = TensorSpec { name: name.to_owned(), ..TensorSpec::of(source) };
-        Self { spec, source, how: How::Copy, rows: 0..matrix_rows(source), head_rows: None }
+        let (rows, source) = (0..matrix_rows(source), source.clone());
+        Self { spec, source, how: How::Copy, rows, order: Order::AsStored, importance: None }
     }
 
     /// The source's values as floats: F32 if `exact` or where F16 would overflow, F16 otherwise.
-    pub(super) fn decode(source: &'a Tensor, name: &str, exact: bool) -> Result<Self, Error> {
-        let to = if exact || overflows_f16(source)? { TensorType::F32 } else { TensorType::F16 };
-        Self::with(source, name, to, How::Decode)
+    pub(super) fn decode(source: &Tensor, name: &str, exact: bool) -> Result<Self, Error> {
+        let output = Self::copy(source, name);
+        if exact { output.encoded(TensorType::F32, None) } else { output.into_float() }
+    }
+
+    /// The same values as floats: F16, or F32 where F16 would overflow.
+    pub(super) fn into_float(self) -> Result<Self, Error> {
+        let to = if overflows_f16(&self.source)? { TensorType::F32 } else { TensorType::F16 };
+        self.encoded(to, None)
     }
 
     /// What a GGUF file can hold of the source: its own bytes wherever that is possible.
-    pub(super) fn for_gguf(source: &'a Tensor, name: &str) -> Result<Self, Error> {
+    pub(super) fn for_gguf(source: &Tensor, name: &str) -> Result<Self, Error> {
         // llama.cpp wants vectors (norms, biases, frequencies) in F32.
         if source.shape.len() <= 1 && source.tensor_type != TensorType::F32 {
             return Self::decode(source, name, true);
         }
         match source.tensor_type {
             TensorType::AprQ4 if source.row_bytes().is_some() => {
-                Self::with(source, name, TensorType::Q4_0, How::AprQ4ToQ4_0)
+                let mut output = Self::copy(source, name).encoded(TensorType::Q4_0, None)?;
+                output.how = How::AprQ4ToQ4_0;
+                Ok(output)
             }
             TensorType::AprQ4 | TensorType::AprQ8 => Self::decode(source, name, false),
             _ if source.is_row_padded() => Self::decode(source, name, false),
@@ -60,15 +116,36 @@ impl<'a> Output<'a> {
         }
     }
 
-    fn with(source: &'a Tensor, name: &str, to: TensorType, how: How) -> Result<Self, Error> {
-        let spec = TensorSpec::new(name, to, &source.shape)
-            .ok_or_else(|| error(source, format!("its size as {to} overflows")))?;
-        Ok(Self { spec, source, how, rows: 0..matrix_rows(source), head_rows: None })
+    /// The same in another type; the source's own type is copied where its rows are whole blocks.
+    pub(super) fn encoded(mut self, to: TensorType, importance: Option<Arc<[f32]>>) -> Result<Self, Error> {
+        self.spec = TensorSpec::new(&self.spec.name, to, &self.spec.shape)
+            .ok_or_else(|| error(&self.source, format!("its size as {to} overflows")))?;
+        let as_it_is = to == self.source.tensor_type && !self.source.is_row_padded();
+        self.how = if as_it_is { How::Copy } else { How::Encode };
+        self.importance = importance;
+        Ok(self)
+    }
+
+    /// Whether a vector's values are all values of this float type.
+    pub(super) fn is_exact_in(&self, to: TensorType) -> Result<bool, Error> {
+        let mut values = vec![0.0; self.source.cols()];
+        decode_row(&self.source, 0, &mut values)?;
+        Ok(match to {
+            TensorType::F16 => values.iter().all(|&v| f16::from_f32(v).to_f32() == v),
+            TensorType::BF16 => values.iter().all(|&v| bf16::from_f32(v).to_f32() == v),
+            _ => to == TensorType::F32,
+        })
+    }
+
+    /// The same under another name.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.spec.name);
+        self
     }
 
     /// Only these rows, under another name: one part of matrices (or biases) that were stored as one.
     pub(super) fn part(&self, name: &str, rows: Range<usize>) -> Result<Self, Error> {
-        let outside = || error(self.source, format!("rows {rows:?} do not lie in its {}", self.rows.len()));
+        let outside = || error(&self.source, format!("rows {rows:?} do not lie in its {}", self.rows.len()));
         if rows.start > rows.end || rows.end > self.rows.len() {
             return Err(outside());
         }
@@ -77,7 +154,7 @@ impl<'a> Output<'a> {
             Some((_, [])) => vec![rows.len()],
             _ => {
                 return Err(error(
-                    self.source,
+                    &self.source,
                     format!("expected a matrix, found shape {:?}", self.source.shape),
                 ));
             }
@@ -88,62 +165,142 @@ impl<'a> Output<'a> {
 
     /// Moves rows from Hugging Face's order to that of NORM RoPE: within each head, row `i` of the first half and row
     /// `i` of the second half become neighbours.
-    pub(super) fn permuted(mut self, heads: usize) -> Result<Self, Error> {
+    pub(super) fn permuted(self, heads: usize) -> Result<Self, Error> {
+        self.reordered(heads, Order::ToNorm)
+    }
+
+    /// Moves rows back, from the order of NORM RoPE to Hugging Face's.
+    pub(super) fn unpermuted(self, heads: usize) -> Result<Self, Error> {
+        self.reordered(heads, Order::FromNorm)
+    }
+
+    fn reordered(mut self, heads: usize, order: fn(usize) -> Order) -> Result<Self, Error> {
         let rows = self.rows.len();
         match rows.checked_div(heads) {
-            Some(head_rows) if head_rows * heads == rows && head_rows.is_multiple_of(2) => {
-                self.head_rows = Some(head_rows);
+            Some(head_rows) if head_rows > 0 && head_rows * heads == rows && head_rows.is_multiple_of(2) => {
+                self.order = match (self.order, order(head_rows)) {
+                    (Order::AsStored, order) => order,
+                    (Order::ToNorm(a), Order::FromNorm(b)) if a == b => Order::AsStored,
+                    _ => return Err(error(&self.source, "its rows would be moved twice".to_owned())),
+                };
                 Ok(self)
             }
             _ => {
-                Err(error(self.source, format!("its {rows} rows do not make {heads} heads of an even size")))
+                Err(error(&self.source, format!("its {rows} rows do not make {heads} heads of an even size")))
             }
         }
     }
 
     /// Writes the tensor's bytes to `sink`, in pieces.
-    pub(super) fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let all = self.rows == (0..matrix_rows(self.source));
-        if self.how == How::Copy && self.head_rows.is_none() && all {
+    pub(super) fn write(
+        &self,
+        threads: NonZeroUsize,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let all = self.rows == (0..matrix_rows(&self.source));
+        if self.how == How::Copy && self.order == Order::AsStored && all {
             return self.source.bytes().chunks(CHUNK).try_for_each(sink);
         }
-        let mut values = vec![0.0; self.source.cols()];
-        let mut bytes = Vec::new();
-        let order = (0..self.rows.len())
-            .map(|to| self.rows.start + self.head_rows.map_or(to, |head_rows| hf_row(to, head_rows)));
         if self.source.shape.len() <= 1 {
-            // A bias: each element goes with a row of its matrix. Vectors are of types without blocks by now.
-            self.row(0, &mut values, &mut bytes)?;
-            let width = self.spec.tensor_type.block_bytes();
-            let elements: Vec<&[u8]> = bytes.chunks_exact(width).collect();
-            return sink(&order.filter_map(|from| elements.get(from).copied()).collect::<Vec<_>>().concat());
+            return self.write_vector(sink);
         }
-        for from in order {
-            bytes.clear();
-            self.row(from, &mut values, &mut bytes)?;
+        let cols = self.source.cols();
+        let row_bytes = self.spec.bytes.checked_div(self.rows.len()).unwrap_or(0);
+        let unit = self.order.unit();
+        let piece = (PIECE / cols.max(1) / unit).max(1) * unit;
+        let mut bytes = Vec::new();
+        for first in (0..self.rows.len()).step_by(piece) {
+            let rows = first..(first + piece).min(self.rows.len());
+            bytes.resize(rows.len() * row_bytes, 0);
+            self.write_rows(rows.start, row_bytes, threads, &mut bytes)?;
             sink(&bytes)?;
+            if let Some(stored) = self.source.row_bytes() {
+                let start = self.source.range.start + (self.rows.start + rows.start) * stored;
+                self.source.map.release(start..start + rows.len() * stored);
+            }
         }
         Ok(())
     }
 
-    /// Appends one row, in the output's type.
-    fn row(&self, row: usize, values: &mut [f32], out: &mut Vec<u8>) -> Result<(), Error> {
-        match self.how {
-            How::Copy => out.extend(source_row(self.source, row)?),
-            How::AprQ4ToQ4_0 => {
-                let blocks: &[BlockAprQ4] = bytemuck::try_cast_slice(source_row(self.source, row)?)
-                    .map_err(|cause| error(self.source, cause.to_string()))?;
-                out.extend(
-                    blocks.iter().flat_map(|block| bytemuck::bytes_of(&apr_q4_to_q4_0(block)).to_vec()),
-                );
-            }
-            How::Decode => {
-                decode_row(self.source, row, values)?;
-                if self.spec.tensor_type == TensorType::F16 {
-                    out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()));
-                } else {
-                    out.extend(values.iter().flat_map(|&v| v.to_le_bytes()));
+    /// Fills `out` with the output's rows from number `first` on.
+    fn write_rows(
+        &self,
+        first: usize,
+        row_bytes: usize,
+        threads: NonZeroUsize,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        let cols = self.source.cols();
+        let part_rows = (PART / cols.max(1)).max(1);
+        let threads = threads.get().min(out.len() / row_bytes.max(1) / part_rows + 1);
+        let parts = Mutex::new(out.chunks_mut((part_rows * row_bytes).max(1)).enumerate());
+        let work = || {
+            let mut values = vec![0.0; cols];
+            loop {
+                let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let (p, part) = part?;
+                for (r, out) in part.chunks_mut(row_bytes).enumerate() {
+                    let row = self.rows.start + self.order.source(first + p * part_rows + r);
+                    if let Err(error) = self.row(row, &mut values, out) {
+                        return Some((p, error));
+                    }
                 }
+            }
+        };
+        let faults = std::thread::scope(|scope| {
+            // Where the system refuses a thread, the others do its work.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+            let mut faults: Vec<_> = work().into_iter().collect();
+            for thread in others {
+                faults.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            faults
+        });
+        // Parts are taken in order, so the first fault is always among those found.
+        faults.into_iter().min_by_key(|(p, _)| *p).map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// A bias: each element goes with a row of its matrix.
+    fn write_vector(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let cols = self.source.cols();
+        let (mut values, mut bytes) = (vec![0.0; cols], Vec::new());
+        let to = self.spec.tensor_type;
+        let whole = to.row_bytes(cols);
+        let whole =
+            whole.ok_or_else(|| error(&self.source, format!("{cols} values are no whole blocks of {to}")))?;
+        bytes.resize(whole, 0);
+        self.row(0, &mut values, &mut bytes)?;
+        if to.block_len() > 1 {
+            return sink(&bytes);
+        }
+        let elements: Vec<&[u8]> = bytes.chunks_exact(to.block_bytes()).collect();
+        let order = (0..self.rows.len()).map(|row| self.rows.start + self.order.source(row));
+        sink(&order.filter_map(|from| elements.get(from).copied()).collect::<Vec<_>>().concat())
+    }
+
+    /// One row of the source, in the output's type.
+    fn row(&self, row: usize, values: &mut [f32], out: &mut [u8]) -> Result<(), Error> {
+        let wrong = |cause: String| error(&self.source, format!("row {row}: {cause}"));
+        match self.how {
+            How::Copy => {
+                let bytes = source_row(&self.source, row)?;
+                if bytes.len() != out.len() {
+                    return Err(wrong(format!("expected {} bytes, found {}", out.len(), bytes.len())));
+                }
+                out.copy_from_slice(bytes);
+            }
+            How::AprQ4ToQ4_0 => {
+                let blocks: &[BlockAprQ4] = bytemuck::try_cast_slice(source_row(&self.source, row)?)
+                    .map_err(|cause| wrong(cause.to_string()))?;
+                for (block, out) in blocks.iter().zip(out.chunks_mut(size_of::<BlockQ4_0>())) {
+                    out.copy_from_slice(bytemuck::bytes_of(&apr_q4_to_q4_0(block)));
+                }
+            }
+            How::Encode => {
+                decode_row(&self.source, row, values)?;
+                quant::encode_row(self.spec.tensor_type, values, self.importance.as_deref(), out)
+                    .map_err(|cause| wrong(cause.to_string()))?;
             }
         }
         Ok(())
@@ -151,7 +308,7 @@ impl<'a> Output<'a> {
 
     /// The source's bytes that go into this tensor.
     fn bytes_read(&self) -> u64 {
-        let (part, all) = (self.rows.len() as u128, matrix_rows(self.source).max(1) as u128);
+        let (part, all) = (self.rows.len() as u128, matrix_rows(&self.source).max(1) as u128);
         (self.source.range.len() as u128 * part / all) as u64
     }
 
@@ -175,15 +332,10 @@ fn matrix_rows(tensor: &Tensor) -> usize {
     if tensor.shape.len() <= 1 { tensor.cols() } else { tensor.rows() }
 }
 
-/// The row of a Hugging Face matrix that is row `to` of a NORM one.
-fn hf_row(to: usize, head_rows: usize) -> usize {
-    let (head, within) = (to / head_rows, to % head_rows);
-    head * head_rows + (within % 2) * (head_rows / 2) + within / 2
-}
-
 /// Writes all outputs, one after the other, and adds them to the report.
 pub(super) fn write_all(
-    outputs: &[Output<'_>],
+    outputs: &[Output],
+    threads: NonZeroUsize,
     report: &mut Report,
     progress: &mut dyn FnMut(Progress),
     sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
@@ -192,7 +344,7 @@ pub(super) fn write_all(
     let mut done = 0;
     progress(Progress { done, total });
     for output in outputs {
-        output.write(&mut |bytes| {
+        output.write(threads, &mut |bytes| {
             sink(bytes)?;
             done += bytes.len() as u64;
             progress(Progress { done, total });
@@ -289,7 +441,11 @@ mod tests {
     #[test]
     fn rows_of_a_head_are_interleaved() {
         // Two heads of four rows: halves (0, 1) and (2, 3) become (0, 2, 1, 3).
-        let order: Vec<usize> = (0..8).map(|to| hf_row(to, 4)).collect();
-        assert_eq!(order, [0, 2, 1, 3, 4, 6, 5, 7]);
+        let order = |order: Order| -> Vec<usize> { (0..8).map(|to| order.source(to)).collect() };
+        assert_eq!(order(Order::ToNorm(4)), [0, 2, 1, 3, 4, 6, 5, 7]);
+        assert_eq!(order(Order::FromNorm(4)), [0, 2, 1, 3, 4, 6, 5, 7]);
+        let there_and_back: Vec<usize> =
+            (0..12).map(|to| Order::ToNorm(6).source(Order::FromNorm(6).source(to))).collect();
+        assert_eq!(there_and_back, (0..12).collect::<Vec<_>>());
     }
 }

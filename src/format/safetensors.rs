@@ -1,12 +1,16 @@
 //! Safetensors files: a JSON header, then the tensors' bytes without gaps.
 
+use super::stream::TensorStream;
 use super::tensor::stored_bytes;
-use super::{Error, Map, Tensor};
+use super::{Error, Map, Tensor, TensorSpec};
 use crate::quant::TensorType;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::json;
 use std::collections::HashSet;
 use std::fmt;
+use std::io::Write;
+use std::path::Path;
 
 /// The tensors of one safetensors file, sorted by where they lie in it.
 ///
@@ -81,6 +85,57 @@ fn tensor_type(dtype: Dtype) -> Option<TensorType> {
         Dtype::F64 => TensorType::F64,
         _ => return None,
     })
+}
+
+/// Writes a safetensors file to a stream: the header first, then the tensors' bytes in the order of the list.
+#[derive(Debug)]
+pub struct SafetensorsWriter<W: Write> {
+    stream: TensorStream<W>,
+}
+
+impl<W: Write> SafetensorsWriter<W> {
+    /// Writes the header. `path` is the file that errors name; tensors are F32, F16 or BF16, the wider types first, so
+    /// that each starts at a multiple of its size.
+    pub fn new(out: W, path: &Path, tensors: &[TensorSpec]) -> Result<Self, Error> {
+        let error = |key: &str, what: String| Error::Key { path: path.to_owned(), key: key.to_owned(), what };
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+        let mut offset = 0_usize;
+        for tensor in tensors {
+            if !tensor.tensor_type.is_float() {
+                let what =
+                    format!("safetensors files here hold F32, F16 and BF16, not {}", tensor.tensor_type);
+                return Err(error(&tensor.name, what));
+            }
+            let end = offset
+                .checked_add(tensor.bytes)
+                .ok_or_else(|| error(&tensor.name, "the sum of the tensors' sizes overflows".to_owned()))?;
+            let entry = json!({
+                "dtype": tensor.tensor_type.name(), "shape": tensor.shape, "data_offsets": [offset, end]
+            });
+            if header.insert(tensor.name.clone(), entry).is_some() {
+                return Err(error(&tensor.name, "two tensors have this name".to_owned()));
+            }
+            offset = end;
+        }
+        let mut header =
+            serde_json::to_vec(&header).map_err(|cause| error("the header", cause.to_string()))?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut stream = TensorStream::new(out, path, tensors, 1);
+        stream.header(&(header.len() as u64).to_le_bytes())?;
+        stream.header(&header)?;
+        Ok(Self { stream })
+    }
+
+    /// The next bytes of the tensors' data.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.stream.write(bytes)
+    }
+
+    /// Returns the stream. Tensors whose bytes did not come are an error.
+    pub fn finish(self) -> Result<W, Error> {
+        self.stream.finish(Some(0))
+    }
 }
 
 /// A JSON object whose keys are all different; nothing is kept of it.

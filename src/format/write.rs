@@ -95,6 +95,59 @@ impl Write for AtomicFile {
     }
 }
 
+/// A folder that is being filled. [`AtomicFolder::commit`] puts it in its place; dropped before that, it leaves nothing
+/// behind.
+#[derive(Debug)]
+pub struct AtomicFolder {
+    target: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl AtomicFolder {
+    /// Starts a folder that will be `target`, where there is nothing yet, or an empty folder.
+    pub fn create(target: &Path) -> Result<Self, Error> {
+        let io = |source: std::io::Error| Error::Io { path: target.to_owned(), source };
+        match std::fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => {}
+            Ok(false) => {
+                let what = "expected nothing or an empty folder at this path; choose another name".to_owned();
+                return Err(Error::Key { path: target.to_owned(), key: "output".to_owned(), what });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".aprgpu-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o777));
+        }
+        Ok(Self { target: target.to_owned(), folder: builder.tempdir_in(parent).map_err(io)? })
+    }
+
+    /// Where the files go until the folder is complete.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits until all files are on the disk and renames the folder to its target.
+    pub fn commit(self) -> Result<(), Error> {
+        let io = |source: std::io::Error| Error::Io { path: self.target.clone(), source };
+        for entry in std::fs::read_dir(self.folder.path()).map_err(io)? {
+            File::open(entry.map_err(io)?.path()).and_then(|file| file.sync_all()).map_err(io)?;
+        }
+        std::fs::rename(self.folder.path(), &self.target).map_err(io)?;
+        // The folder is no longer where the guard would delete it.
+        let _ = self.folder.keep();
+        Ok(())
+    }
+}
+
 /// Whether two paths lead to one file, through links of either kind.
 fn is_same_file(a: &Path, b: &Path) -> std::io::Result<bool> {
     #[cfg(unix)]

@@ -6,6 +6,7 @@ mod from_gguf;
 mod from_hf;
 mod json;
 mod scaling;
+mod to_hf;
 
 use super::Architecture;
 use serde::Serialize;

@@ -1,5 +1,5 @@
 //! Where the large fixtures are, and small model files made on the spot.
-#![allow(dead_code, unused_imports, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unused_imports, clippy::panic, reason = "each test binary uses a part of this")]
 
 use aprgpu::format::apr::{AprWriter, flags};
 use aprgpu::format::gguf::{Array, GgufWriter, Strings, Value};

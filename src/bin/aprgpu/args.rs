@@ -1,5 +1,9 @@
 //! The command line.
 
+mod files;
+
+pub(crate) use files::*;
+
 use crate::compare_args::{CompareArgs, PerplexityArgs, PlanArgs, SelftestArgs};
 use aprgpu::backend::Sampling;
 #[cfg(feature = "wgpu")]
@@ -28,7 +32,7 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Show what a model file holds and how it would run
     Inspect(InspectArgs),
-    /// Write a model in another format, without changing a weight
+    /// Write a model in another format: GGUF, APR or a Hugging Face folder
     Convert(ConvertArgs),
     /// Turn text into token ids, or ids into text
     Tokenize(TokenizeArgs),
@@ -51,6 +55,16 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Make a model smaller, with the tensor types that llama.cpp would choose
+    Quantize(QuantizeArgs),
+    /// Check a model file by rules, each with a name: will it load, here and in llama.cpp?
+    Validate(ValidateArgs),
+    /// Check a model file and run it: is it ready to be published?
+    Preflight(PreflightArgs),
+    /// Add a tokenizer, chat template, licence or any key to a file
+    Stamp(StampArgs),
+    /// Compare two models: metadata, tensors, types, values
+    Diff(DiffArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -280,20 +294,6 @@ pub(crate) struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ConvertArgs {
-    /// A .gguf or .apr file
-    pub(crate) input: PathBuf,
-    /// The file to write: .apr or .gguf
-    pub(crate) output: PathBuf,
-    /// Write only tensor types that the published `apr` reads; says what was re-encoded and what it cost
-    #[arg(long)]
-    pub(crate) compat: bool,
-    /// Give the model another name
-    #[arg(long)]
-    pub(crate) name: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -6,17 +6,22 @@ mod compare;
 mod compare_args;
 mod convert;
 mod devices;
+mod diff;
 mod failure;
 mod inspect;
 mod logits;
 mod opened;
 mod perplexity;
 mod plan;
+mod preflight;
 mod progress;
+mod quantize;
 mod run;
 mod selftest;
+mod stamp;
 mod template;
 mod tokenize;
+mod validate;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
@@ -40,6 +45,11 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut std::io::stdout());
             Ok(())
         }
+        Command::Quantize(args) => quantize::quantize(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::Preflight(args) => preflight::preflight(&args),
+        Command::Stamp(args) => stamp::stamp(&args),
+        Command::Diff(args) => diff::diff(&args),
     };
     match result {
         // A reader that has seen enough (`aprgpu ... | head`) is no failure.

@@ -79,6 +79,23 @@ impl Llama3 {
         };
         (0..dim / 2).map(factor).collect()
     }
+
+    /// The parameters that these factors come from, looked for among those that models use: the way back, which a file
+    /// with the factors alone needs.
+    pub(super) fn of_factors(factors: &[f32], theta: f32, dim: usize) -> Option<Self> {
+        let factor = factors.iter().copied().fold(1.0, f32::max);
+        for (low_freq_factor, high_freq_factor) in [(1.0, 4.0), (1.0, 8.0), (2.0, 4.0), (1.0, 2.0)] {
+            for original_context_length in (6..=20).map(|power| 1 << power) {
+                let guess = Self { factor, low_freq_factor, high_freq_factor, original_context_length };
+                let made = guess.factors(theta, dim);
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs();
+                if made.len() == factors.len() && made.iter().zip(factors).all(close) {
+                    return Some(guess);
+                }
+            }
+        }
+        None
+    }
 }
 
 /// YaRN's factor on cos and sin where nothing else is stated: `0.1 * mscale * ln(factor) + 1`
@@ -202,6 +219,9 @@ mod tests {
         expected[..6].fill(1.0);
         expected[6..10].copy_from_slice(&[1.179_028_9, 1.973_279_1, 3.568_533_7, 7.698_663]);
         assert_eq!(llama3.factors(500_000.0, 64), expected);
+        assert_eq!(Llama3::of_factors(&expected, 500_000.0, 64), Some(llama3));
+        expected[6] = 1.5;
+        assert_eq!(Llama3::of_factors(&expected, 500_000.0, 64), None);
     }
 
     #[test]

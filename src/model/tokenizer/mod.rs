@@ -19,6 +19,7 @@ mod sentencepiece_model;
 mod spec;
 mod special;
 mod stream;
+mod to_hugging_face;
 mod tokenizer_json;
 
 use std::collections::HashMap;

@@ -77,6 +77,16 @@ impl PreTokenizer {
             .map(|(_, pre)| pre)
     }
 
+    /// The pattern as a `tokenizer.json` spells it out, where the words are what one pattern matches.
+    pub(super) fn pattern(self) -> Option<String> {
+        let ours = match self {
+            Self::Llama3 => LLAMA3,
+            Self::Qwen2 => QWEN2,
+            Self::Gpt2 | Self::SmolLm | Self::Default => return None,
+        };
+        ours.strip_suffix(r"|\s+").map(|ours| format!(r"{ours}|\s+(?!\S)|\s+"))
+    }
+
     /// The model brings text to Unicode's composed form.
     pub(super) fn composes(self) -> bool {
         self == Self::Qwen2

@@ -493,7 +493,8 @@ fn wide_integers_and_doubles() {
 
 #[test]
 fn approximations_stay_within_their_documented_error() {
-    let functions: [(&str, fn(f64) -> f64, f64); 5] = [
+    type Function = (&'static str, fn(f64) -> f64, f64);
+    let functions: [Function; 5] = [
         ("ex2.approx.ftz.f32", f64::exp2, 2f64.powi(-22)),
         ("rcp.approx.ftz.f32", |x| 1.0 / x, 2f64.powi(-23)),
         ("rsqrt.approx.ftz.f32", |x| 1.0 / x.sqrt(), 2f64.powi(-22)),

@@ -1,5 +1,13 @@
 //! What nvcc makes of CUDA C runs here and computes what the source says.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "helpers of a test file count as production code to these lints"
+)]
+
 mod common;
 
 use common::{Noise, download_f32, download_u32, f32_bytes, u32_bytes};

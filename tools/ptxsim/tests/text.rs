@@ -1,5 +1,13 @@
 //! What is refused, with its line; what is understood; where lines come from.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "helpers of a test file count as production code to these lints"
+)]
+
 mod common;
 
 use common::{BODY_LINE, fault, kernel, run, wrap};
@@ -155,4 +163,52 @@ ret;
     assert_eq!(got, [10u32, 20, 30, 40, 250, 6, 7, 8].map(|v| 32_000_000 + 20_000 + v));
     assert_eq!(go(7).unwrap_err().kind, ptxsim::FaultKind::OutOfBounds);
     assert_eq!(fault("st.global.u32 [%rd4+8192], %r1;", (1, 32)).kind, ptxsim::FaultKind::OutOfBounds);
+}
+
+/// Text with bytes changed and lines moved is refused or runs to an end: it never brings the simulator down.
+#[test]
+fn damaged_text_is_no_panic() {
+    let mut noise = common::Noise(11);
+    let texts =
+        [include_str!("kernels/q4k_dp4a.ptx"), include_str!("compiled/kernels.ptx"), &wrap("bar.sync 0;")];
+    let options = ptxsim::Options {
+        max_instructions: 2_000,
+        threads: 1,
+        checks: ptxsim::Checks::NONE,
+        ..Default::default()
+    };
+    let mut ran = 0;
+    for round in 0..400 {
+        let text = texts[round % 3];
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for _ in 0..1 + noise.next() % 3 {
+            let (a, b) = (noise.next() as usize % lines.len(), noise.next() as usize % lines.len());
+            match noise.next() % 3 {
+                0 => lines.swap(a, b),
+                1 => lines[a] = lines[b].clone(),
+                _ => {
+                    let mut bytes = lines[a].clone().into_bytes();
+                    if !bytes.is_empty() {
+                        let at = noise.next() as usize % bytes.len();
+                        let marks = b"0123456789{}[]()<>%,;.|@!+-_:axv\"#";
+                        bytes[at] = marks[noise.next() as usize % marks.len()];
+                    }
+                    lines[a] = String::from_utf8(bytes).unwrap();
+                }
+            }
+        }
+        let Ok(module) = Module::parse(&lines.join("\n")) else { continue };
+        for k in module.kernels() {
+            let mut memory = ptxsim::Memory::new();
+            let at = memory.upload(&[1; 4096]).unwrap();
+            let params: Vec<u8> = at.to_le_bytes().into_iter().cycle().take(k.param_size()).collect();
+            let _ = ptxsim::launch(k, &memory, [2, 1, 1], [64, 1, 1], 64, &params, &options);
+            ran += 1;
+        }
+    }
+    assert!(ran > 100);
+    let _ = Module::parse(&format!(
+        ".version 8.0\n.target sm_80\n.visible .entry k() {{ add.u32 {} }}",
+        "{".repeat(100_000)
+    ));
 }

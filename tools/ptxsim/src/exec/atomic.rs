@@ -82,6 +82,10 @@ impl Block<'_> {
             if grid.options.profile {
                 self.profile_access(inst, space, &addresses, lanes, len);
             }
+            // before the value can be seen by another thread
+            for i in (0..32).filter(|i| lanes >> i & 1 == 1) {
+                self.publish(w, addresses[i]);
+            }
             match space {
                 Space::Global => {
                     self.each_global(
@@ -134,7 +138,6 @@ impl Block<'_> {
             }
             for i in (0..32).filter(|i| lanes >> i & 1 == 1) {
                 self.receive(w, addresses[i]);
-                self.publish(w, addresses[i]);
             }
         }
         if let Some(d) = a.d {

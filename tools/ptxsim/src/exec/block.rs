@@ -159,7 +159,7 @@ impl<'a> Resident<'a> {
                 1 << 20
             };
             w.yields = false;
-            let got_on = self.block.run_slice(w, slice)?;
+            let got_on = self.block.run_slice(w, slice.min(self.block.grid.options.max_instructions))?;
             progress |= got_on;
             if got_on {
                 self.block.grid.progress.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

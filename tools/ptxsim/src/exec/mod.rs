@@ -10,6 +10,7 @@ mod collective;
 mod convert;
 mod half;
 mod lanes;
+mod load_store;
 mod matrix;
 mod order;
 mod profile;

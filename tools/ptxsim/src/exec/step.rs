@@ -1,8 +1,8 @@
 //! One instruction for the lanes of a mask: operands fetched and checked, the operation done, the result written.
 
-use super::access::store_element;
 use super::block::{Block, Step};
 use super::lanes::{V32, V64};
+use super::load_store::store_element;
 use super::warp::Warp;
 use super::{approx, convert, half, lanes, wide};
 use crate::error::FaultKind;

@@ -238,7 +238,8 @@ impl Lowering<'_> {
         if self.one_type(i, m)? != Ty::B32 {
             return self.no_type(i);
         }
-        self.arity(i, 4..=5)?;
+        let operands = 4 + usize::from(matches!(f, Alu::Lop3(_)));
+        self.arity(i, operands..=operands)?;
         let d = self.dst(&i.args[0], Ty::B32)?;
         let [a, b, c] = [1, 2, 3].map(|at| self.src(&i.args[at], Ty::B32));
         Ok(Op::Alu { f, d, a: a?, b: b?, c: c?, args: 3, post: Post::default() })

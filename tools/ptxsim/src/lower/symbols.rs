@@ -68,6 +68,9 @@ fn constant_bytes(d: &Declaration) -> ParseResult<Vec<u8>> {
         );
     }
     let count = d.elements.unwrap_or(1).max(d.init.len()) * d.vector;
+    if count > 1 << 20 || d.init.len() > count {
+        return parse_error(d.line, format!("'{}' is too large, or has too many initial values", d.name));
+    }
     let mut bytes = Vec::with_capacity(count * ty.size());
     for v in &d.init {
         let bits = match (v, ty) {

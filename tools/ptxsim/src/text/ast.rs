@@ -93,6 +93,6 @@ impl LineMap {
     pub(crate) fn find(&self, line: u32) -> Option<SourceLine> {
         let at = self.marks.partition_point(|(start, _)| *start <= line);
         let (start, mark) = self.marks.get(at.checked_sub(1)?)?;
-        Some(SourceLine { file: mark.file.clone(), line: mark.line + (line - start) })
+        Some(SourceLine { file: mark.file.clone(), line: mark.line.saturating_add(line - start) })
     }
 }

@@ -307,11 +307,18 @@ impl Parser {
     }
 
     fn operand(&mut self) -> ParseResult<Operand> {
+        self.nested_operand(0)
+    }
+
+    fn nested_operand(&mut self, depth: u32) -> ParseResult<Operand> {
         let line = self.line();
+        if depth > 1 {
+            return parse_error(line, "brackets within brackets");
+        }
         if self.eat('{') {
             let mut parts = vec![];
             while !self.eat('}') {
-                parts.push(self.operand()?);
+                parts.push(self.nested_operand(depth + 1)?);
                 if !self.is('}') {
                     self.expect(',')?;
                 }
@@ -319,12 +326,12 @@ impl Parser {
             return Ok(Operand::Vector(parts));
         }
         if self.eat('[') {
-            let (base, mut offset) = match self.operand()? {
+            let (base, mut offset) = match self.nested_operand(depth + 1)? {
                 Operand::Offset(name, offset) => (Operand::Name(name), offset),
                 other => (other, 0),
             };
             if self.eat('+') {
-                offset += self.offset()?;
+                offset = offset.wrapping_add(self.offset()?);
             }
             self.expect(']')?;
             return Ok(Operand::Address(Box::new(base), offset));
