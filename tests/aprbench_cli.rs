@@ -160,12 +160,12 @@ fn compare_and_selftest_pass_on_the_cpu() {
         json(&aprgpu(&["compare", "tests/models/tiny-coder.apr", "--tokens", "1,2,3,4,5", "--json"]));
     assert_eq!(reports.as_array().unwrap().len(), 2);
     assert!(reports[1]["first_over"].is_null() && reports[1]["agreement"]["positions"] == 5);
-    // A limit that nothing but equality meets is broken by attention's order of sums, and is named.
-    let output =
-        aprgpu(&["compare", "tests/models/tiny-coder.apr", "--limit", "1e-30", "--activations", "f32"]);
+    // A limit that even equality breaks: the first step is named.
+    let options = ["--limit=-1", "--activations", "f32"];
+    let output = aprgpu(&[&["compare", "tests/models/tiny-coder.apr"][..], &options].concat());
     assert_eq!(output.status.code(), Some(13));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(stderr.contains("layer 0, buffer `"), "{stderr}");
+    assert!(stderr.contains("step 0, embed, buffer `residual`"), "{stderr}");
     let checks = json(&aprgpu(&["selftest", "--backend", "cpu", "--quick", "--json"]));
     assert_eq!(checks["passed"], true);
     assert!(checks["device"].as_str().unwrap().starts_with("cpu: "));
