@@ -31,7 +31,7 @@ fn kernels(criterion: &mut Criterion) {
                 group.bench_function(op.name(), |bencher| {
                     // Set up by the first case that the filter lets through.
                     let bench = bench.get_or_insert_with(|| {
-                        Bench::new(shape, tensor_type, (backend, None), options)
+                        Bench::new(shape, tensor_type, (backend.clone(), None), options)
                             .unwrap_or_else(|error| panic!("{error}"))
                     });
                     bench.check(op).unwrap_or_else(|error| panic!("{error}"));

@@ -1,6 +1,6 @@
 //! GGUF to APR and back gives the same file; APR files of the peer become GGUF files that hold the same model.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod model_files;
 

@@ -1,6 +1,6 @@
 //! Safetensors files and Hugging Face folders.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod model_files;
 

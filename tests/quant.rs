@@ -1,6 +1,6 @@
 //! The bit layouts against what ggml and gguf-py made of the same values, and the dots against float64 arithmetic.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/fixtures.rs"]
 mod lookup;

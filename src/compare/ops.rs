@@ -250,10 +250,15 @@ pub struct Outcome {
 }
 
 /// The NMSE that an op of any backend may have from its twin given the same inputs: 1e-9, or 1e-6 where it quantizes
-/// activations itself (one value that is rounded the other way shows).
+/// activations itself (one value that is rounded the other way shows). Attention is held to 1e-7: each side has filled
+/// its float16 cache itself, and a key between two of its numbers may become either.
 pub fn limit(op: OpKind, activations: Activations) -> f64 {
-    let quantizes = !matches!(op, OpKind::Embed | OpKind::Attention | OpKind::Sample);
-    if quantizes && activations != Activations::F32 { 1e-6 } else { 1e-9 }
+    match op {
+        OpKind::Embed | OpKind::Sample => 1e-9,
+        OpKind::Attention => 1e-7,
+        _ if activations == Activations::F32 => 1e-9,
+        _ => 1e-6,
+    }
 }
 
 /// Runs every op alone for `cases`, every kind of activations and the numbers of rows in `batches` (up to 256), on the

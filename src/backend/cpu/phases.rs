@@ -3,11 +3,18 @@
 //! A phase that multiplies is preceded by one that fills tiles: activations are normalized and quantized once, however
 //! many matrices read them. Between two barriers every place of a buffer has one writer and no reader but it, or only
 //! readers: that is the safety argument of every `unsafe` block here, and each names its partition.
+//!
+//! # Few rows
+//!
+//! A run of up to [`FEW_ROWS`] rows (decoding) spends its time on weights, and what is done to activations is too short
+//! to be worth a meeting. So each worker fills tiles of its own, all of them, and goes on to multiply at once: a phase
+//! never writes the buffer that its tiles are made of. Where heads are short, a worker computes whole heads of Q, K and
+//! V, and norms, turns and stores what it has computed itself. That leaves five barriers a layer of ten.
 
 use super::pool::{Barrier, Pool, PoolError, SharedBuffer, share};
 use super::simd::{
-    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, Source, Tile,
-    TileKind, Tiles, attend, multiply, quantize_tile, rms_norm,
+    Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, ROWS, Source, Tile,
+    TileKind, Tiles, attend, multiply, multiply_panels, quantize_tile, rms_norm, shares,
 };
 use super::slots::check_finite;
 use crate::backend::Error;
@@ -15,7 +22,13 @@ use crate::plan::{
     BufferId, Linear, Op, Pairing, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
 };
 use crate::quant;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Rows of a run whose activations every worker quantizes for itself.
+const FEW_ROWS: usize = 4;
+/// Bytes of a head's weights up to which a worker takes whole heads: uneven shares then cost less than a barrier.
+const HEAD_BYTES: usize = 48 << 10;
 
 /// Weights as the fast path holds them.
 pub(super) struct Weights {
@@ -53,8 +66,9 @@ pub(super) struct Buffers {
     /// Keys and values of a run before they enter the cache, `[rows, num_kv_heads * head_dim]`.
     key: SharedBuffer<f32>,
     value: SharedBuffer<f32>,
-    /// Quantized inputs, one per kind and width that the plan's products ask for.
-    tiles: Vec<Tiles>,
+    /// Quantized inputs, one per kind and width that the plan's products ask for: a set that all workers share, or,
+    /// for few rows, a set for each.
+    tiles: Vec<Vec<Tiles>>,
     scratch: AttentionScratch,
 }
 
@@ -62,7 +76,8 @@ impl Buffers {
     /// Memory for runs of the plan over a cache of `context` positions, by `threads` threads.
     pub(super) fn new(plan: &Plan, context: usize, threads: usize) -> Result<Self, PoolError> {
         let kv_width = plan.shape.num_kv_heads * plan.shape.head_dim;
-        let mut tiles: Vec<Tiles> = Vec::new();
+        let sets = if plan.rows <= FEW_ROWS { threads.max(1) } else { 1 };
+        let mut kinds: Vec<(TileKind, usize)> = Vec::new();
         for id in plan
             .steps
             .iter()
@@ -71,16 +86,17 @@ impl Buffers {
         {
             let weight = &plan.weights[id.0 as usize];
             let kind = TileKind::of(plan.numerics.activations, weight.tensor_type);
-            if !weight.is_vector() && !tiles.iter().any(|t| (t.kind(), t.cols()) == (kind, weight.cols)) {
-                tiles.push(Tiles::new(kind, weight.cols, plan.rows)?);
+            if !weight.is_vector() && !kinds.contains(&(kind, weight.cols)) {
+                kinds.push((kind, weight.cols));
             }
         }
+        let set = |_| kinds.iter().map(|&(kind, cols)| Tiles::new(kind, cols, plan.rows)).collect();
         let activations = plan.buffers.iter().map(|buffer| SharedBuffer::new(buffer.rows * buffer.width));
         Ok(Self {
             activations: activations.collect::<Result<_, _>>()?,
             key: SharedBuffer::new(plan.rows * kv_width)?,
             value: SharedBuffer::new(plan.rows * kv_width)?,
-            tiles,
+            tiles: (0..sets).map(set).collect::<Result<_, _>>()?,
             scratch: AttentionScratch::new(&plan.shape, context, plan.rows, threads)?,
         })
     }
@@ -106,6 +122,14 @@ struct Worker<'a> {
     index: usize,
     count: usize,
     barrier: &'a Barrier,
+}
+
+/// What becomes of the heads of Q, K and V.
+#[derive(Clone, Copy)]
+struct Heads {
+    layer: usize,
+    q_norm: Option<WeightId>,
+    k_norm: Option<WeightId>,
 }
 
 impl<'a> Pass<'a> {
@@ -134,12 +158,20 @@ impl<'a> Pass<'a> {
                 let query = (self.activation(Plan::QUERY), self.width(Plan::QUERY));
                 let kv_width = self.kv_width();
                 let products = [
-                    self.product(q, Epilogue::Store, query),
-                    self.product(k, Epilogue::Store, (&self.buffers.key, kv_width)),
-                    self.product(v, Epilogue::Store, (&self.buffers.value, kv_width)),
+                    self.product(q, Epilogue::Store, query, worker),
+                    self.product(k, Epilogue::Store, (&self.buffers.key, kv_width), worker),
+                    self.product(v, Epilogue::Store, (&self.buffers.value, kv_width), worker),
                 ];
-                self.multiply(&products, self.rows.len(), worker);
-                self.rope_and_append(step.layer.unwrap_or(0), (q_norm, k_norm), worker);
+                let heads = Heads { layer: step.layer.unwrap_or(0), q_norm, k_norm };
+                match products {
+                    [Some(q), Some(k), Some(v)] if self.takes_whole_heads(&[q, k, v]) => {
+                        self.whole_heads(&[q, k, v], heads, worker);
+                    }
+                    _ => {
+                        self.multiply(&products, self.rows.len(), worker);
+                        self.rope_and_append(heads, worker);
+                    }
+                }
             }
             Op::Attention => self.attention(step.layer.unwrap_or(0), worker),
             Op::AttnOut { output } => self.add_to_residual(output, Plan::ATTENTION, worker),
@@ -147,14 +179,16 @@ impl<'a> Pass<'a> {
             Op::GateUp { norm, gate, up } => {
                 self.fill_tiles(&[gate.weight, up.weight], residual, Some(norm), None, worker);
                 let gated = (self.activation(Plan::GATED), self.width(Plan::GATED));
-                let Some(up) = self.matrix(up) else { return };
-                self.multiply(&[self.product(gate, Epilogue::Gate(up), gated)], self.rows.len(), worker);
+                let Some(up) = self.matrix(up, worker) else { return };
+                let product = self.product(gate, Epilogue::Gate(up), gated, worker);
+                self.multiply(&[product], self.rows.len(), worker);
             }
             Op::Head { norm, output } => {
                 self.fill_tiles(&[output], residual, Some(norm), Some(self.asked), worker);
                 let logits = (self.activation(Plan::LOGITS), self.width(Plan::LOGITS));
                 let output = Linear { weight: output, bias: None };
-                self.multiply(&[self.product(output, Epilogue::Store, logits)], self.asked.len(), worker);
+                let product = self.product(output, Epilogue::Store, logits, worker);
+                self.multiply(&[product], self.asked.len(), worker);
             }
             Op::Sample => {}
         }
@@ -173,7 +207,16 @@ impl<'a> Pass<'a> {
     fn add_to_residual(&self, linear: Linear, from: BufferId, worker: Worker<'_>) {
         self.fill_tiles(&[linear.weight], from, None, None, worker);
         let residual = (self.activation(Plan::RESIDUAL), self.width(Plan::RESIDUAL));
-        self.multiply(&[self.product(linear, Epilogue::Add, residual)], self.rows.len(), worker);
+        let product = self.product(linear, Epilogue::Add, residual, worker);
+        self.multiply(&[product], self.rows.len(), worker);
+    }
+
+    /// This worker's tiles, and whether they are its own.
+    fn tiles(&self, worker: Worker<'_>) -> (&'a [Tiles], bool) {
+        match self.buffers.tiles.as_slice() {
+            [shared] => (shared, worker.count == 1),
+            sets => (sets.get(worker.index).map_or(&[], Vec::as_slice), true),
+        }
     }
 
     /// Normalizes and quantizes a buffer's rows into the tiles that `weights` read.
@@ -190,20 +233,21 @@ impl<'a> Pass<'a> {
         let x = unsafe { self.activation(from).slice(0..self.rows.len() * width) };
         let norm = norm.map(|id| Norm { weight: self.weights.vector(id), eps: self.plan.shape.rms_norm_eps });
         let count = Tile::count(self.isa, tokens);
-        let mut kinds = weights.iter().map(|&id| self.kind(id)).collect::<Vec<_>>();
-        kinds.dedup();
-        kinds.sort_by_key(|kind| *kind as u8);
-        kinds.dedup();
-        let tiles = self.buffers.tiles.iter().filter(|t| t.cols() == width && kinds.contains(&t.kind()));
-        for (index, tiles) in tiles.enumerate() {
-            for tile in (0..count).filter(|tile| (index * count + tile) % worker.count == worker.index) {
+        let (tiles, own) = self.tiles(worker);
+        let asked =
+            |tiles: &&Tiles| tiles.cols() == width && weights.iter().any(|&id| self.kind(id) == tiles.kind());
+        for (index, tiles) in tiles.iter().filter(asked).enumerate() {
+            for tile in (0..count).filter(|t| own || (index * count + t) % worker.count == worker.index) {
                 let source = Source { x, stride: width, rows };
                 let tile = Tile::get(self.isa, tokens, tile);
-                // SAFETY: each tile has one writer, by its number; a barrier follows before anyone reads it.
+                // SAFETY: the tiles are this worker's own, or each has one writer, by its number, and a barrier follows
+                // before anyone reads it.
                 unsafe { quantize_tile(self.isa, tiles, tile, source, norm) };
             }
         }
-        worker.barrier.wait();
+        if !own {
+            worker.barrier.wait();
+        }
     }
 
     fn multiply(&self, products: &[Option<Product<'_>>], tokens: usize, worker: Worker<'_>) {
@@ -214,46 +258,85 @@ impl<'a> Pass<'a> {
         let count = found.iter().flatten().count();
         if let Some(Some(first)) = found.first() {
             let filled = [*first, found[1].unwrap_or(*first), found[2].unwrap_or(*first)];
-            // SAFETY: every worker calls this with the same products; the tiles were filled before the last barrier; the
-            // products write disjoint buffers, which nobody else touches before the next barrier.
+            // SAFETY: every worker calls this with the same products; the tiles were filled before the last barrier, or
+            // by this worker; the products write disjoint buffers, which nobody else touches before the next barrier.
             unsafe { multiply(self.isa, &filled[..count], tokens, worker.index, worker.count) };
         }
         worker.barrier.wait();
     }
 
-    /// Head norms, rotation, and the append to the cache; one item is one head of one row.
-    fn rope_and_append(
-        &self,
-        layer: usize,
-        (q_norm, k_norm): (Option<WeightId>, Option<WeightId>),
-        worker: Worker<'_>,
-    ) {
+    /// Head norms, rotation, and the append to the cache, after a barrier; one item is one head of one row.
+    fn rope_and_append(&self, heads: Heads, worker: Worker<'_>) {
         let shape = &self.plan.shape;
-        let (head_dim, heads) = (shape.head_dim, shape.num_heads + shape.num_kv_heads);
-        for item in share(self.rows.len() * heads, worker.index, worker.count) {
-            let (m, head) = (item / heads, item % heads);
-            let row = &self.rows[m];
-            let (buffer, width, h, norm) = match head.checked_sub(shape.num_heads) {
-                None => (self.activation(Plan::QUERY), self.width(Plan::QUERY), head, q_norm),
-                Some(h) => (&self.buffers.key, self.kv_width(), h, k_norm),
-            };
-            let at = m * width + h * head_dim;
-            // SAFETY: each head of each row belongs to one item, and each item to one worker; a barrier follows.
-            let values = unsafe { buffer.slice_mut(at..at + head_dim) };
-            if let Some(norm) = norm {
-                let norm = Norm { weight: self.weights.vector(norm), eps: shape.rms_norm_eps };
-                rms_norm(self.isa, values, norm);
-            }
-            rotate(values, shape.rope_pairing, self.rope, row.position as usize);
-            if head >= shape.num_heads {
-                // SAFETY: values were written before the last barrier and are only read in this phase.
-                let value = unsafe { self.buffers.value.slice(at..at + head_dim) };
-                let place = (row.slot as usize, h, row.position as usize);
-                // SAFETY: rows of a run have places of their own in the cache, and each is one item's.
-                unsafe { self.kv_cache.store(self.isa, layer, place, values, value) };
+        let count = shape.num_heads + 2 * shape.num_kv_heads;
+        for item in share(self.rows.len() * count, worker.index, worker.count) {
+            // SAFETY: the heads were written before the last barrier, each item is one worker's, and a barrier follows.
+            unsafe { self.finish_head(heads, item / count, item % count) };
+        }
+        worker.barrier.wait();
+    }
+
+    /// Whether the run is short, and heads are whole panels and short.
+    fn takes_whole_heads(&self, products: &[Product<'_>; 3]) -> bool {
+        let head_dim = self.plan.shape.head_dim;
+        let short = |p: &Product<'_>| p.matrix.weights.panel_bytes() * (head_dim / ROWS) <= HEAD_BYTES;
+        self.rows.len() <= FEW_ROWS && head_dim.is_multiple_of(ROWS) && products.iter().all(short)
+    }
+
+    /// Q, K and V of a worker's heads, with all that follows, without a barrier between.
+    fn whole_heads(&self, products: &[Product<'_>; 3], heads: Heads, worker: Worker<'_>) {
+        let shape = &self.plan.shape;
+        let panels = shape.head_dim / ROWS;
+        let shares = shares(products, panels, worker.index, worker.count);
+        let firsts = [0, shape.num_heads, shape.num_heads + shape.num_kv_heads];
+        for ((product, share), first) in products.iter().zip(shares).zip(firsts) {
+            // SAFETY: shares are disjoint, and for the rest as in `Self::multiply`.
+            unsafe { multiply_panels(self.isa, product, self.rows.len(), share.clone()) };
+            let mine: Range<usize> = first + share.start / panels..first + share.end / panels;
+            for m in 0..self.rows.len() {
+                for head in mine.clone() {
+                    // SAFETY: this worker has just written these heads, and they are its own till the barrier below.
+                    unsafe { self.finish_head(heads, m, head) };
+                }
             }
         }
         worker.barrier.wait();
+    }
+
+    /// Norms and turns a head of a row's Q or K; stores it if it is of K or V. Heads count through Q, K and V.
+    ///
+    /// # Safety
+    /// The head is written, and nobody else accesses it, or this row's place for it in the cache, before a barrier.
+    unsafe fn finish_head(&self, heads: Heads, m: usize, head: usize) {
+        let shape = &self.plan.shape;
+        let (query_heads, kv_heads, head_dim) = (shape.num_heads, shape.num_kv_heads, shape.head_dim);
+        let row = &self.rows[m];
+        let (buffer, width, h, norm) = match head {
+            _ if head < query_heads => {
+                (self.activation(Plan::QUERY), self.width(Plan::QUERY), head, heads.q_norm)
+            }
+            _ if head < query_heads + kv_heads => {
+                (&self.buffers.key, self.kv_width(), head - query_heads, heads.k_norm)
+            }
+            _ => (&self.buffers.value, self.kv_width(), head - query_heads - kv_heads, None),
+        };
+        let at = m * width + h * head_dim;
+        // SAFETY: as the caller promises.
+        let values = unsafe { buffer.slice_mut(at..at + head_dim) };
+        let place = (row.slot as usize, h, row.position as usize);
+        if head >= query_heads + kv_heads {
+            // SAFETY: rows of a run have places of their own in the cache; else as the caller promises.
+            return unsafe { self.kv_cache.store_value(self.isa, heads.layer, place, values) };
+        }
+        if let Some(norm) = norm {
+            let norm = Norm { weight: self.weights.vector(norm), eps: shape.rms_norm_eps };
+            rms_norm(self.isa, values, norm);
+        }
+        rotate(values, shape.rope_pairing, self.rope, row.position as usize);
+        if head >= query_heads {
+            // SAFETY: as above.
+            unsafe { self.kv_cache.store_key(self.isa, heads.layer, place, values) };
+        }
     }
 
     fn attention(&self, layer: usize, worker: Worker<'_>) {
@@ -275,10 +358,10 @@ impl<'a> Pass<'a> {
         worker.barrier.wait();
     }
 
-    fn matrix(&self, linear: Linear) -> Option<Matrix<'a>> {
+    fn matrix(&self, linear: Linear, worker: Worker<'_>) -> Option<Matrix<'a>> {
         let weights = self.weights.panels.get(linear.weight.0 as usize)?.as_ref()?;
         let kind = self.kind(linear.weight);
-        let x = self.buffers.tiles.iter().find(|t| (t.kind(), t.cols()) == (kind, weights.cols()))?;
+        let x = self.tiles(worker).0.iter().find(|t| (t.kind(), t.cols()) == (kind, weights.cols()))?;
         Some(Matrix { weights, x, bias: linear.bias.map(|bias| self.weights.vector(bias)) })
     }
 
@@ -287,8 +370,9 @@ impl<'a> Pass<'a> {
         linear: Linear,
         epilogue: Epilogue<'a>,
         (out, stride): (&'a SharedBuffer<f32>, usize),
+        worker: Worker<'_>,
     ) -> Option<Product<'a>> {
-        Some(Product { matrix: self.matrix(linear)?, epilogue, out, stride, column: 0 })
+        Some(Product { matrix: self.matrix(linear, worker)?, epilogue, out, stride, column: 0 })
     }
 
     fn kind(&self, id: WeightId) -> TileKind {

@@ -14,24 +14,22 @@
 //! run by itself.
 
 use super::adapter::Gpu;
+use super::dispatch::{Bound, Dispatch, Draft, Grid, TILE, When};
+use super::forms::{Form, lower, mixture, product, unit_columns};
 use super::params::{
     FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, NONE, PARAMS_STRIDE, Params,
 };
-use super::pipelines::{Pipeline, PipelineKey};
+use super::pipelines::PipelineKey;
 use super::state::StateLayout;
 use super::upload::{Chunk, Part, Weights, matrices};
 use super::{Cache, shaders};
 use crate::backend::Error;
-use crate::plan::{Activations, BufferId, KvType, Linear, Op, Pairing, Plan, Row, WeightId};
+use crate::plan::{Activations, BufferId, KvType, Linear, Op, Pairing, Plan, WeightId};
 use crate::quant::{PANEL_ROWS, TensorType};
 use bytemuck::Zeroable;
 use std::collections::HashMap;
-use std::sync::Arc;
 
-/// Positions per part of attention.
-const SPLIT: usize = 256;
-/// Activation rows per tile of a prefill kernel, per group of 32 invocations of it, and its invocations.
-const TILE: usize = 32;
+/// Activation rows of a prefill kernel per group of 32 invocations, and its invocations.
 const TILE_M: u32 = 8;
 const TILE_INVOCATIONS: u32 = 128;
 /// The largest decode batch.
@@ -44,193 +42,8 @@ const MANY_PANELS: u32 = 512;
 const RECORD_BYTES: usize = 176;
 /// Bytes that partial results of attention may take; more rows take turns.
 const PARTIAL_BYTES: usize = 32 << 20;
-/// Workgroups per dimension that every device allows.
-const MAX_GROUPS: u32 = 65535;
 /// Passes whose tokens the ring holds.
 pub(super) const RING: usize = 64;
-
-/// How activations lie in records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Form {
-    Q8,
-    Q8Zero,
-    Q8K,
-}
-
-impl Form {
-    fn new(activations: Activations, tensor_type: TensorType) -> Self {
-        let super_blocks = matches!(tensor_type, TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K);
-        match activations {
-            Activations::Q8 | Activations::F32 => Self::Q8,
-            Activations::Q8K if super_blocks => Self::Q8K,
-            Activations::Q8K => Self::Q8Zero,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Q8 => "q8",
-            Self::Q8Zero => "q8_0",
-            Self::Q8K => "q8_k",
-        }
-    }
-}
-
-/// The define `X` of a product.
-fn product(activations: Activations, tensor_type: TensorType) -> &'static str {
-    match activations {
-        _ if tensor_type.is_float() => "f32",
-        Activations::F32 => "f32",
-        activations if Form::new(activations, tensor_type) == Form::Q8K => "q8_k",
-        _ => "q8",
-    }
-}
-
-/// Columns that one unit of a type's shader covers.
-fn unit_columns(tensor_type: TensorType, x: &str) -> u32 {
-    match tensor_type {
-        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K if x == "q8_k" => 256,
-        TensorType::Q4_K | TensorType::Q5_K => 64,
-        TensorType::Q6_K => 128,
-        _ => 32,
-    }
-}
-
-/// The two types of a mixture for which there is one shader, the first being `A`.
-fn mixture(types: &[TensorType]) -> Option<(TensorType, Option<TensorType>)> {
-    let first = *types.first()?;
-    let Some(&other) = types.iter().find(|&&t| t != first) else { return Some((first, None)) };
-    if types.iter().any(|&t| t != first && t != other) {
-        return None;
-    }
-    [(first, other), (other, first)].into_iter().find_map(|(a, b)| {
-        let key = format!("qkv_rope A={} B={} X=f32", lower(a), lower(b));
-        shaders::find(&key).map(|_| (a, Some(b)))
-    })
-}
-
-/// Whether matrices of these types can be multiplied in one dispatch.
-pub(super) fn in_one_dispatch(types: &[TensorType]) -> bool {
-    mixture(types).is_some()
-}
-
-fn lower(tensor_type: TensorType) -> String {
-    tensor_type.name().to_lowercase()
-}
-
-/// How many workgroups a dispatch has, where that depends on the rows of the run.
-#[derive(Clone, Copy, Debug)]
-enum Grid {
-    /// Panels.
-    Panels(u32),
-    /// Panels by tiles of rows, or of rows that ask.
-    PanelsByRowTiles(u32),
-    PanelsByAskedTiles(u32),
-    /// So many by the rows of the run, from a row on and no more than so many.
-    ByRows {
-        x: u32,
-        first: u32,
-        most: u32,
-    },
-    /// Splits by heads by rows.
-    Splits {
-        heads: u32,
-        first: u32,
-        most: u32,
-    },
-    /// Rows that ask.
-    Asked,
-}
-
-/// What of a run the size of a grid depends on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
-    rows: u32,
-    asked: u32,
-    /// Largest position.
-    position: u32,
-}
-
-impl Extent {
-    /// Of these rows, moved on by `passes` positions.
-    pub(super) fn new(rows: &[Row], passes: u32) -> Self {
-        let position = rows.iter().map(|row| row.position).max().unwrap_or(0).saturating_add(passes);
-        let asked = rows.iter().filter(|row| row.logits).count() as u32;
-        Self { rows: rows.len() as u32, asked, position }
-    }
-}
-
-impl Grid {
-    /// Workgroups; `None` where there is nothing to do.
-    fn size(self, extent: Extent) -> Option<[u32; 3]> {
-        let folded = |panels: u32, y: u32| [panels.min(MAX_GROUPS), y, panels.div_ceil(MAX_GROUPS)];
-        let tile = TILE as u32;
-        let size = match self {
-            Self::Panels(panels) => folded(panels, 1),
-            Self::PanelsByRowTiles(panels) => folded(panels, extent.rows.div_ceil(tile)),
-            Self::PanelsByAskedTiles(panels) => folded(panels, extent.asked.div_ceil(tile)),
-            Self::ByRows { x, first, most } => [x, extent.rows.saturating_sub(first).min(most), 1],
-            Self::Splits { heads, first, most } => {
-                [extent.position / SPLIT as u32 + 1, heads, extent.rows.saturating_sub(first).min(most)]
-            }
-            Self::Asked => [extent.asked, 1, 1],
-        };
-        (!size.contains(&0)).then_some(size)
-    }
-}
-
-/// When a dispatch runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    Always,
-    /// Only if its step is the first of a run: nobody has written its records.
-    First,
-    /// Only if its step is not the first of a run.
-    Later,
-}
-
-/// A dispatch before its pipeline and bind group are made.
-struct Draft {
-    step: usize,
-    when: When,
-    key: PipelineKey,
-    params: Params,
-    buffers: Vec<Bound>,
-    grid: Grid,
-    weight_bytes: u64,
-}
-
-/// One dispatch of a graph.
-pub(super) struct Dispatch {
-    pub(super) step: usize,
-    when: When,
-    pub(super) pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    grid: Grid,
-    /// Bytes of weights that it reads.
-    pub(super) weight_bytes: u64,
-}
-
-impl Dispatch {
-    /// Whether it runs in a pass that begins with step `first`.
-    pub(super) fn runs(&self, first: usize) -> bool {
-        let is_first = first > 0 && self.step == first;
-        match self.when {
-            When::Always => true,
-            When::First => is_first,
-            When::Later => !is_first,
-        }
-    }
-
-    /// Records it; whether there was anything to do.
-    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, extent: Extent) -> bool {
-        let Some([x, y, z]) = self.grid.size(extent) else { return false };
-        pass.set_pipeline(&self.pipeline.pipeline);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(x, y, z);
-        true
-    }
-}
 
 /// The buffers of a graph that the host touches.
 pub(super) struct GraphBuffers {
@@ -250,9 +63,6 @@ pub(super) struct Compiled {
 
 /// Sets what is an op's own in the parameters of a product, and gives its own buffers.
 type Finish<'f, 'a> = dyn Fn(&Builder<'a>, &mut Params) -> Vec<Bound> + 'f;
-
-/// A buffer and the name that the shader binds it by.
-type Bound = (&'static str, wgpu::Buffer);
 
 /// Everything that is the same for all steps while a graph is built.
 struct Builder<'a> {
@@ -777,28 +587,4 @@ impl<'a> Builder<'a> {
 fn find(gpu: &Gpu, key: &str) -> Result<&'static str, Error> {
     let missing = || gpu.error(key, "there is no such shader; see shaders/variants");
     shaders::find(key).map(|variant| variant.key).ok_or_else(missing)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grids_fold_past_the_limit_and_skip_what_is_empty() {
-        let extent = Extent { rows: 40, asked: 1, position: 256 };
-        assert_eq!(Grid::Panels(70_000).size(extent), Some([65_535, 1, 2]));
-        assert_eq!(Grid::PanelsByRowTiles(3).size(extent), Some([3, 2, 1]));
-        assert_eq!(Grid::Splits { heads: 2, first: 32, most: 32 }.size(extent), Some([2, 2, 8]));
-        assert_eq!(Grid::ByRows { x: 3, first: 64, most: 32 }.size(extent), None);
-    }
-
-    #[test]
-    fn mixtures_that_llama_cpp_writes_take_one_dispatch() {
-        use TensorType::*;
-        assert_eq!(mixture(&[Q4_K, Q4_K, Q6_K]), Some((Q4_K, Some(Q6_K))));
-        assert_eq!(mixture(&[Q8_0, Q5_0, Q5_0]), Some((Q5_0, Some(Q8_0))));
-        assert_eq!(mixture(&[F16, F16, F16]), Some((F16, None)));
-        assert_eq!(mixture(&[Q4_K, Q5_K, Q6_K]), None);
-        assert_eq!(mixture(&[Q4_K, Q4_K, F16]), None);
-    }
 }

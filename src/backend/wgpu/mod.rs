@@ -8,6 +8,8 @@
 //! the shaders run on every device that WebGPU allows.
 
 mod adapter;
+mod dispatch;
+mod forms;
 mod graph;
 mod params;
 mod pipelines;
@@ -22,7 +24,8 @@ pub use adapter::{AdapterChoice, AdapterSummary, Gpu, list_adapters};
 use super::{Backend, Counters, Error, GraphId, KernelTime, Sampling};
 use crate::plan::{BufferId, KvLayout, KvType, Op, Plan, RopeTable, Row, WeightSource};
 use bytemuck::{Pod, Zeroable};
-use graph::{Compiled, Extent, RING};
+use dispatch::Extent;
+use graph::{Compiled, RING};
 use profile::Profile;
 use state::{StateLayout, buffer_len, check_rows};
 use std::ops::Range;

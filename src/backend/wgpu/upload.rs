@@ -206,7 +206,7 @@ impl Upload<'_> {
         let counts: Vec<usize> = matrices.iter().map(|(_, w, _, _)| w.rows.div_ceil(PANEL_ROWS)).collect();
         let sizes: Vec<u64> = matrices.iter().map(|&(_, _, _, bytes)| bytes).collect();
         let types: Vec<TensorType> = matrices.iter().map(|(_, w, _, _)| w.tensor_type).collect();
-        let together = group.side_by_side || super::graph::in_one_dispatch(&types);
+        let together = group.side_by_side || super::forms::in_one_dispatch(&types);
         let cuts = cut(&counts, &sizes, self.limit, group.side_by_side, together);
         let Some(cuts) = cuts else {
             return Err(Error::OutOfMemory {

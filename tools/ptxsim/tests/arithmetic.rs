@@ -151,6 +151,17 @@ fn shifts_by_the_width_and_more() {
 }
 
 #[test]
+fn shifts_around_the_width() {
+    let by = |op: &str| {
+        run(&format!("add.u32 %r4, %r1, 16;\nmov.u32 %r3, 0xdeadbeef;\n{op} %r10, %r3, %r4;"), &[0; 32])
+    };
+    let want = |f: &dyn Fn(u32) -> u32| (16..48).map(f).collect::<Vec<u32>>();
+    assert_eq!(by("shr.u32"), want(&|n| 0xdead_beefu32.checked_shr(n).unwrap_or(0)));
+    assert_eq!(by("shl.b32"), want(&|n| 0xdead_beefu32.checked_shl(n).unwrap_or(0)));
+    assert_eq!(by("shr.s32"), want(&|n| (0xdead_beefu32 as i32 >> n.min(31)) as u32));
+}
+
+#[test]
 fn bits() {
     check("popc.b32 %r10, %r3;", |a, _, _| a.count_ones());
     check("clz.b32 %r10, %r3;", |a, _, _| a.leading_zeros());
@@ -430,6 +441,9 @@ fn half_arithmetic_rounds_once() {
             nearest_half(square - 2f64.powi(-24)) << 16 | nearest_half(square + 2f64.powi(-24))
         },
     );
+    // in bfloat16 the product is a tie, which an addend of 2^-100 decides
+    let tie = "mov.b32 %r6, 0x3f813f81;\nmov.b32 %r7, 0x3fc03fc0;\nmov.b32 %r8, 0x0d808d80;\n";
+    check(&format!("{tie}fma.rn.bf16x2 %r10, %r6, %r7, %r8;"), |_, _, _| 0x3fc2_3fc1);
     check("cvt.rn.bf16x2.f32 %r10, %f1, %f2;", |a, b, _| {
         let bf = |x: u32| {
             if f32::from_bits(x).is_nan() { 0x7fff } else { (x + 0x7fff + (x >> 16 & 1)) >> 16 }

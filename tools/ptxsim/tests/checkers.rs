@@ -156,6 +156,13 @@ fn global_races_between_blocks_and_warps() {
         )
     };
     proves(k, (2, 32), &exchange("ld.global.u32 %r4, [%rd3]"), &exchange("ld.global.u32 %r4, [%rd3+512]"));
+    // one block writes what another has read
+    let overwrite = |at: u32| {
+        format!(
+            "mov.u32 %r3, %ctaid.x;\nsetp.eq.u32 %p1, %r3, 0;\n@%p1 ld.global.u32 %r4, [%rd3];\n@!%p1 st.global.u32 [%rd3+{at}], %r1;"
+        )
+    };
+    proves(k, (2, 32), &overwrite(0), &overwrite(512));
     // warps of one block through global memory
     let swap = |sync: &str| format!("st.global.u32 [%rd4], %r1;\n{sync}\nld.global.u32 %r4, [%rd2+12];");
     proves(k, FOUR_WARPS, &swap(""), &swap("bar.sync 0;"));

@@ -102,25 +102,62 @@ impl KvCache {
         key: &[f32],
         value: &[f32],
     ) {
-        let Some(head) = self.head(layer, slot, kv_head) else { return };
-        if position >= self.layout.context {
-            return;
+        // SAFETY: the caller's obligation is the same.
+        unsafe {
+            self.store_key(isa, layer, (slot, kv_head, position), key);
+            self.store_value(isa, layer, (slot, kv_head, position), value);
         }
+    }
+
+    /// The key's half of [`Self::store`].
+    ///
+    /// # Safety
+    /// As for [`Self::store`], of keys alone.
+    pub unsafe fn store_key(
+        &self,
+        isa: Isa,
+        layer: usize,
+        (slot, kv_head, position): (usize, usize, usize),
+        key: &[f32],
+    ) {
+        let Some(head) = self.head(layer, slot, kv_head).filter(|_| position < self.layout.context) else {
+            return;
+        };
         let dim = self.layout.head_dim;
         let size = self.layout.kv_type.bytes();
         let mut rounded = [0; 64];
-        for (c, (key, value)) in key.chunks(16).zip(value.chunks(16)).enumerate() {
-            // Keys: a column of a tile, a value at a time.
-            let tile = (head * self.positions + position / 16 * 16) * dim;
+        // A column of a tile, a value at a time.
+        let tile = (head * self.positions + position / 16 * 16) * dim;
+        for (c, key) in key.chunks(16).enumerate() {
             isa.run(Round { kv_type: self.layout.kv_type, from: key, to: &mut rounded });
             for (i, bytes) in rounded.chunks_exact(size).enumerate().take(key.len()) {
                 let at = (tile + (16 * c + i) * 16 + position % 16) * size;
                 // SAFETY: this value belongs to this position alone; the caller rules out readers.
                 unsafe { self.keys.slice_mut(at..at + size) }.copy_from_slice(bytes);
             }
+        }
+    }
+
+    /// The value's half of [`Self::store`].
+    ///
+    /// # Safety
+    /// As for [`Self::store`], of values alone.
+    pub unsafe fn store_value(
+        &self,
+        isa: Isa,
+        layer: usize,
+        (slot, kv_head, position): (usize, usize, usize),
+        value: &[f32],
+    ) {
+        let Some(head) = self.head(layer, slot, kv_head).filter(|_| position < self.layout.context) else {
+            return;
+        };
+        let size = self.layout.kv_type.bytes();
+        let mut rounded = [0; 64];
+        for (c, value) in value.chunks(16).enumerate() {
             let at = ((head * self.positions + position) * self.padded_dim + 16 * c) * size;
             isa.run(Round { kv_type: self.layout.kv_type, from: value, to: &mut rounded });
-            // SAFETY: as above.
+            // SAFETY: this position's values belong to this call alone; the caller rules out readers.
             let to = unsafe { self.values.slice_mut(at..at + value.len() * size) };
             for (to, from) in to.iter_mut().zip(rounded) {
                 *to = from;

@@ -71,29 +71,47 @@ impl Product<'_> {
 /// Results do not depend on the number of workers, nor on which tokens run together.
 ///
 /// # Safety
-/// All workers of the run call this with the same arguments but `worker`, each with its own `worker < workers`; the
-/// tiles are filled and a barrier lies between that and this call; nobody else accesses the places of `out` that belong
-/// to the products (all rows, all tokens) before the next barrier; no two products share places.
+/// All workers of the run call this with the same arguments but `worker`, each with its own `worker < workers` (and, it
+/// may be, with tiles of its own that hold the same); the tiles are filled, and if by others, a barrier lies between that
+/// and this call; nobody else accesses the places of `out` that belong to the products (all rows, all tokens) before the
+/// next barrier; no two products share places.
 pub unsafe fn multiply(isa: Isa, products: &[Product<'_>], tokens: usize, worker: usize, workers: usize) {
-    let total: usize = products.iter().map(|p| p.panel_bytes() * p.matrix.weights.panels()).sum();
-    let cut = |worker: usize| (total as u128 * worker as u128 / workers.max(1) as u128) as usize;
-    let mine = cut(worker)..cut(worker + 1);
-    let mut base = 0;
-    for product in products {
-        let (bytes, panels) = (product.panel_bytes(), product.matrix.weights.panels());
-        // A panel belongs to the worker in whose share it starts.
-        let index = |at: usize| at.saturating_sub(base).div_ceil(bytes.max(1)).min(panels);
+    for (product, panels) in products.iter().zip(shares(products, 1, worker, workers)) {
         // SAFETY: the caller's obligation is the same, and the shares of workers are disjoint.
-        unsafe { multiply_panels(isa, product, tokens, index(mine.start)..index(mine.end)) };
-        base += bytes * panels;
+        unsafe { multiply_panels(isa, product, tokens, panels) };
     }
+}
+
+/// A worker's panels of each product, in multiples of `together` panels: contiguous, disjoint from the other workers'
+/// and with them complete.
+pub fn shares(
+    products: &[Product<'_>],
+    together: usize,
+    worker: usize,
+    workers: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    let total: usize = products.iter().map(|p| p.panel_bytes() * p.matrix.weights.panels()).sum();
+    let cut = move |worker: usize| (total as u128 * worker as u128 / workers.max(1) as u128) as usize;
+    let (start, end) = (cut(worker), cut(worker + 1));
+    let mut base = 0;
+    products.iter().map(move |product| {
+        let (bytes, panels) = (product.panel_bytes(), product.matrix.weights.panels());
+        // What goes together belongs to the worker in whose share it starts.
+        let index = |at: usize| {
+            let granules = at.saturating_sub(base).div_ceil((bytes * together).max(1));
+            granules.saturating_mul(together).min(panels)
+        };
+        let range = index(start)..index(end);
+        base += bytes * panels;
+        range
+    })
 }
 
 /// Computes some panels of one product.
 ///
 /// # Safety
 /// As for [`multiply`]; the panels are this worker's alone.
-unsafe fn multiply_panels(isa: Isa, product: &Product<'_>, tokens: usize, panels: Range<usize>) {
+pub unsafe fn multiply_panels(isa: Isa, product: &Product<'_>, tokens: usize, panels: Range<usize>) {
     let tiles = Tile::count(isa, tokens);
     let x = product.matrix.x;
     let tile_bytes = x.kind().words(x.cols()).saturating_mul(4 * isa.tile()).max(1);

@@ -20,11 +20,14 @@ use std::sync::{Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
-use crate::backend::cpu::pool::{Pool, PoolError, share};
+use crate::backend::cpu::pool::{Pool, PoolError};
 use crate::quant::{self, TensorType};
 
 /// Rows of a panel: the lanes of a vector.
 pub const ROWS: usize = 16;
+
+/// About as much is packed before a thread asks for more: a huge page, so that no two threads fault in the same one.
+const PACK_BYTES: usize = 2 << 20;
 
 /// Why a weight could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -311,36 +314,29 @@ impl Panels {
         let zeros = vec![0; row_bytes];
         let failed: Mutex<Option<(usize, PackError)>> = Mutex::new(None);
         let panels = rows.div_ceil(ROWS);
-        let workers = pool.threads();
-        let mut rest = &mut memory[..];
-        let mut parts = Vec::with_capacity(workers);
-        for worker in 0..workers {
-            let range = share(panels, worker, workers);
-            let (part, after) = rest.split_at_mut(range.len() * stride);
-            rest = after;
-            parts.push(Mutex::new((range.start, part)));
-        }
-        pool.run(|worker, _| {
-            let Some(part) = parts.get(worker) else { return };
-            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            let (first, part) = &mut *part;
-            for (i, to) in part.chunks_exact_mut(stride).enumerate() {
-                let base = (*first + i) * ROWS;
-                let mut blocks = [&zeros[..]; ROWS];
-                for (r, bytes) in (base..rows).zip(&mut blocks) {
-                    *bytes = row(r);
-                    if let Err(error) = check(tensor_type, r, bytes, row_bytes) {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failed.as_ref().is_none_or(|(row, _)| r < *row) {
-                            *failed = Some((r, error));
+        // Dealt out as threads ask: while a model loads, others (the tokenizer's) run beside them.
+        let at_once = PACK_BYTES.div_ceil(stride).min(panels.div_ceil(pool.threads())).max(1);
+        let parts = Mutex::new(memory.chunks_mut(at_once * stride).enumerate());
+        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        pool.run(|_, _| {
+            while let Some((part, panels)) = next() {
+                for (i, to) in panels.chunks_exact_mut(stride).enumerate() {
+                    let base = (part * at_once + i) * ROWS;
+                    let mut blocks = [&zeros[..]; ROWS];
+                    for (r, bytes) in (base..rows).zip(&mut blocks) {
+                        *bytes = row(r);
+                        if let Err(error) = check(tensor_type, r, bytes, row_bytes) {
+                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            if failed.as_ref().is_none_or(|(row, _)| r < *row) {
+                                *failed = Some((r, error));
+                            }
+                            return;
                         }
-                        return;
                     }
+                    pack_panel(tensor_type, &layout, units, blocks, to);
                 }
-                pack_panel(tensor_type, &layout, units, blocks, to);
             }
         })?;
-        drop(parts);
         if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
