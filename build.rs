@@ -2,7 +2,7 @@
 //! memory. A shader that does not compile fails the build with the file and line to open.
 
 #[cfg(feature = "wgpu")]
-#[path = "src/backend/wgpu/preprocess.rs"]
+#[path = "src/backend/preprocess.rs"]
 mod preprocess;
 
 fn main() {
@@ -29,7 +29,7 @@ mod wgsl {
 
     pub(super) fn build() {
         println!("cargo::rerun-if-changed=shaders");
-        println!("cargo::rerun-if-changed=src/backend/wgpu/preprocess.rs");
+        println!("cargo::rerun-if-changed=src/backend/preprocess.rs");
         let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("shaders");
         let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
         if let Err(error) = table(&root, &out) {
@@ -86,14 +86,14 @@ mod wgsl {
         let read = |file: &str| {
             fs::read_to_string(root.join(file)).map_err(|error| format!("shaders/{file}: {error}"))
         };
-        let composed = compose(&format!("{op}.wgsl"), defines, &read)?;
-        let description = describe(&composed, &key)?;
+        let composed = compose("shaders", &format!("{op}.wgsl"), defines, &read)?;
+        let description = describe(&composed, &key, defines)?;
         Ok(Checked { key, text: composed.text, description })
     }
 
-    /// Parses and validates a shader; the fields of its `Variant`. No capability is granted but `unpack2x16float`, so
-    /// the shaders need nothing that a WebGPU device may lack.
-    fn describe(composed: &Composed, key: &str) -> Result<String, String> {
+    /// Parses and validates a shader; the fields of its `Variant`. No capability is granted but `unpack2x16float` and what
+    /// the variant is for, so the others need nothing that a WebGPU device may lack.
+    fn describe(composed: &Composed, key: &str, defines: &Defines) -> Result<String, String> {
         let place = |line: Option<u32>| match line {
             Some(line) => composed.origin(line as usize),
             None => "somewhere".to_owned(),
@@ -102,12 +102,13 @@ mod wgsl {
             let line = error.location(&composed.text).map(|location| location.line_number);
             format!("{}: `{key}` does not parse\n{}", place(line), error.emit_to_string(&composed.text))
         })?;
-        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
-            .validate(&module)
-            .map_err(|error| {
-                let line = error.location(&composed.text).map(|location| location.line_number);
-                format!("{}: `{key}` is not valid\n{}", place(line), error.emit_to_string(&composed.text))
-            })?;
+        let subgroups = defines.contains_key("SUBGROUPS");
+        let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities.set(Capabilities::SUBGROUP, subgroups);
+        Validator::new(ValidationFlags::all(), capabilities).validate(&module).map_err(|error| {
+            let line = error.location(&composed.text).map(|location| location.line_number);
+            format!("{}: `{key}` is not valid\n{}", place(line), error.emit_to_string(&composed.text))
+        })?;
         let mut bindings = String::new();
         let mut shared = 0;
         for (_, variable) in module.global_variables.iter() {
@@ -133,6 +134,9 @@ mod wgsl {
         let [entry] = &module.entry_points[..] else {
             return Err(format!("{}: `{key}` has not exactly one entry point", place(Some(1))));
         };
-        Ok(format!("entry: {:?}, shared_bytes: {shared}, bindings: &[{bindings}]", entry.name))
+        Ok(format!(
+            "entry: {:?}, shared_bytes: {shared}, subgroups: {subgroups}, bindings: &[{bindings}]",
+            entry.name
+        ))
     }
 }

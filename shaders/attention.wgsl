@@ -2,6 +2,13 @@
 // and values are loaded once for all of these heads. Scores: a lane per position. Values: a lane per word, positions cut
 // into parts that are added in order. The result is a softmax before its division: maximum, sum, weighted values.
 //
+// SUBGROUPS: maxima and sums over the 256 positions go through subgroups, of any size: three barriers instead of six, and
+// no second and third walk over the scores. It is chosen where subgroups have at least 32 lanes, so that eight numbers
+// per head are left to combine; with the 8 lanes of a software adapter it is 8 % slower than without.
+//
+// There is no variant in half precision. The cache is float16 and `unpack2x16float` is the conversion that a typed load
+// would be (measured: no difference); arithmetic in float16 errs by more than an op may, and the loads bound this kernel.
+//
 // Splits begin at multiples of 256 whatever the context, so a row's result depends on its own position only.
 // Twin: backend/cpu/twin/attention.rs. Cache layout: qkv_rope.wgsl.
 @group(0) @binding(0) var<uniform> params: Params;
@@ -18,7 +25,12 @@
 override GROUP: u32 = 1u;
 var<workgroup> q: array<f32, 1024>;
 var<workgroup> p: array<f32, 2048>;
+#ifdef SUBGROUPS
+// A word per head and subgroup, of which there are up to 64.
+var<workgroup> maxima: array<f32, 512>;
+#else
 var<workgroup> reduced: array<f32, 256>;
+#endif
 var<workgroup> head_value: array<f32, 8>;
 
 fn dims_of(pair: u32) -> vec2<u32> {
@@ -27,7 +39,13 @@ fn dims_of(pair: u32) -> vec2<u32> {
 }
 
 @compute @workgroup_size(256)
+#ifdef SUBGROUPS
+fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3<u32>,
+        @builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32,
+        @builtin(subgroup_invocation_id) in_subgroup: u32) {
+#else
 fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3<u32>) {
+#endif
     let row = params.first_row + wg.z;
     if row >= state[STATE_ROWS] { return; }
     let slot = state[row_at(row) + 1u];
@@ -55,37 +73,57 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
 
     let position = split * SPLIT + t;
     let seen = position >= start && position < end;
-    let is_float = has(FLAG_KV_F32);
-    let words = select(dim / 2u, dim, is_float);
+#ifdef KV=f32
+    let words = dim;
+#else
+    let words = dim / 2u;
+#endif
     let cache_row = (slot * params.num_kv_heads + kv_head) * params.context;
+    var scores: array<f32, 8>;
+    for (var h = 0u; h < GROUP; h++) { scores[h] = 0.0; }
     if seen {
-        var dots: array<f32, 8>;
-        for (var h = 0u; h < GROUP; h++) { dots[h] = 0.0; }
         let tile = (cache_row + position) / 32u;
         for (var w = 0u; w < words / 4u; w++) {
             let k = keys[(tile * (words / 4u) + w) * 32u + position % 32u];
-            if is_float {
-                let k4 = bitcast<vec4<f32>>(k);
-                for (var h = 0u; h < GROUP; h++) {
-                    let at = h * dim + 4u * w;
-                    dots[h] += dot(k4, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]));
-                }
-            } else {
-                let k01 = vec4(unpack2x16float(k.x), unpack2x16float(k.y));
-                let k23 = vec4(unpack2x16float(k.z), unpack2x16float(k.w));
-                for (var h = 0u; h < GROUP; h++) {
-                    let at = h * dim + 8u * w;
-                    dots[h] += dot(k01, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]))
-                        + dot(k23, vec4(q[at + 4u], q[at + 5u], q[at + 6u], q[at + 7u]));
-                }
+#ifdef KV=f32
+            let k4 = bitcast<vec4<f32>>(k);
+            for (var h = 0u; h < GROUP; h++) {
+                let at = h * dim + 4u * w;
+                scores[h] += dot(k4, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]));
             }
+#else
+            let k01 = vec4(unpack2x16float(k.x), unpack2x16float(k.y));
+            let k23 = vec4(unpack2x16float(k.z), unpack2x16float(k.w));
+            for (var h = 0u; h < GROUP; h++) {
+                let at = h * dim + 8u * w;
+                scores[h] += dot(k01, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]))
+                    + dot(k23, vec4(q[at + 4u], q[at + 5u], q[at + 6u], q[at + 7u]));
+            }
+#endif
         }
-        for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = dots[h] * params.scale; }
-    } else {
-        for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = -3.0e38; }
+    }
+    for (var h = 0u; h < GROUP; h++) { scores[h] = select(-3.0e38, scores[h] * params.scale, seen); }
+
+#ifdef SUBGROUPS
+    for (var h = 0u; h < GROUP; h++) {
+        let maximum = subgroupMax(scores[h]);
+        if in_subgroup == 0u { maxima[h * 64u + subgroup] = maximum; }
     }
     workgroupBarrier();
-
+    for (var h = 0u; h < GROUP; h++) {
+        var maximum = -3.0e38;
+        for (var s = 0u; s < subgroups; s++) { maximum = max(maximum, maxima[h * 64u + s]); }
+        let weight = select(0.0, exp(scores[h] - maximum), seen);
+        p[h * 256u + t] = weight;
+        let sum = subgroupAdd(weight);
+        // Queries are used up.
+        if in_subgroup == 0u { q[h * 64u + subgroup] = sum; }
+        if t == h { head_value[h] = maximum; }
+    }
+    workgroupBarrier();
+#else
+    for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = scores[h]; }
+    workgroupBarrier();
     // Maximum per head: 32 lanes each, then one.
     let my_head = t / 32u;
     if my_head < GROUP {
@@ -100,9 +138,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         head_value[t] = maximum;
     }
     workgroupBarrier();
-    for (var h = 0u; h < GROUP; h++) {
-        p[h * 256u + t] = select(0.0, exp(p[h * 256u + t] - head_value[h]), seen);
-    }
+    for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = select(0.0, exp(scores[h] - head_value[h]), seen); }
     workgroupBarrier();
     if my_head < GROUP {
         var sum = 0.0;
@@ -110,11 +146,16 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         reduced[t] = sum;
     }
     workgroupBarrier();
+#endif
     let out = ((wg.z * params.num_heads + first_head) * params.splits + split) * (dim + 2u);
     let next_head = params.splits * (dim + 2u);
     if t < heads {
         var sum = 0.0;
+#ifdef SUBGROUPS
+        for (var s = 0u; s < subgroups; s++) { sum += q[t * 64u + s]; }
+#else
         for (var i = 0u; i < 32u; i++) { sum += reduced[t * 32u + i]; }
+#endif
         partial[out + t * next_head] = head_value[t];
         partial[out + t * next_head + 1u] = sum;
     }
@@ -130,25 +171,36 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         let last = min(min((part + 1u) * per_part, SPLIT), end - split * SPLIT);
         for (var i = first; i < last; i++) {
             let v = values[(cache_row + split * SPLIT + i) * words + word];
-            let pair = select(unpack2x16float(v), vec2(bitcast<f32>(v), 0.0), is_float);
+#ifdef KV=f32
+            let pair = vec2(bitcast<f32>(v), 0.0);
+#else
+            let pair = unpack2x16float(v);
+#endif
             for (var h = 0u; h < GROUP; h++) { sums[h] += p[h * 256u + i] * pair; }
         }
     }
-    for (var h = 0u; h < GROUP; h++) {
+    // The parts of four heads at a time have room in `p`.
+    for (var first = 0u; first < GROUP; first += 4u) {
         workgroupBarrier();
-        p[2u * t] = sums[h].x;
-        p[2u * t + 1u] = sums[h].y;
+        for (var h = first; h < min(first + 4u, GROUP); h++) {
+            p[(h - first) * 512u + 2u * t] = sums[h].x;
+            p[(h - first) * 512u + 2u * t + 1u] = sums[h].y;
+        }
         workgroupBarrier();
-        if part == 0u && h < heads {
+        for (var i = t; i < min(4u, heads - min(first, heads)) * words; i += 256u) {
+            let h = i / words;
             var sum = vec2(0.0);
-            for (var i = 0u; i < parts; i++) { sum += vec2(p[2u * (i * words + word)], p[2u * (i * words + word) + 1u]); }
-            let place = out + h * next_head + 2u;
-            if is_float {
-                partial[place + word] = sum.x;
-            } else {
-                partial[place + 2u * word] = sum.x;
-                partial[place + 2u * word + 1u] = sum.y;
+            for (var j = 0u; j < parts; j++) {
+                let at = h * 512u + 2u * (j * words + i % words);
+                sum += vec2(p[at], p[at + 1u]);
             }
+            let place = out + (first + h) * next_head + 2u;
+#ifdef KV=f32
+            partial[place + i % words] = sum.x;
+#else
+            partial[place + 2u * (i % words)] = sum.x;
+            partial[place + 2u * (i % words) + 1u] = sum.y;
+#endif
         }
     }
 }

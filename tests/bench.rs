@@ -4,7 +4,7 @@
 
 use aprgpu::backend::cpu::twin::Twin;
 use aprgpu::backend::{Backend, Counters, Error as BackendError, GraphId, Sampling};
-use aprgpu::bench::check::Oracle;
+use aprgpu::bench::check::{Oracle, check};
 use aprgpu::bench::kernels::{self, Bench};
 use aprgpu::bench::preset::{PRESETS, Preset};
 use aprgpu::bench::record::{Options, Record};
@@ -127,6 +127,27 @@ fn wrong_tokens_are_an_error_and_no_sample() {
 }
 
 #[test]
+fn a_device_that_turns_the_wrong_way_is_not_measured() {
+    let preset = PRESETS[1].reduced();
+    let right = Subject::preset(&preset).unwrap();
+    let wrong = Subject::preset(&Preset { rope_theta: 1e4, ..preset }).unwrap();
+    let settings = Settings { context: Some(16), ..settings() };
+    for oracle in [Oracle::Twin, Oracle::Cpu] {
+        let backend = if oracle == Oracle::Cpu { BackendChoice::Twin } else { BackendChoice::Cpu };
+        let settings = Settings { backend, ..settings.clone() };
+        let check =
+            |subject: &Subject| check(&right, &mut subject.start(&settings).unwrap().0, &settings, oracle);
+        assert!(check(&right).is_ok());
+        match check(&wrong) {
+            Err(Error::WrongResult(what)) => {
+                assert!(what.contains("`aprgpu compare` finds the step"), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn synthetic_files_hold_what_the_preset_says() {
     let folder = tempfile::tempdir().unwrap();
     for preset in [PRESETS[0].reduced(), PRESETS[3].reduced(), Preset { tied: false, ..PRESETS[4].reduced() }]
@@ -178,9 +199,11 @@ fn steps_are_profiled_and_drawn() {
         .decoder()
         .plan(aprgpu::plan::Rows { rows: 1, logit_rows: 1, sample: true }, settings().numerics);
     assert_eq!(times.len(), plan.steps.len());
-    let lines = roofline::lines(&plan, 6, Some(&times));
+    let limits = roofline::measured_limits(&mut device, 10.0, &times).unwrap();
+    assert!(limits.gflops > 1.0 && limits.launch_us > 0.0, "{limits:?}");
+    let lines = roofline::lines(&plan, 6, &limits, Some(&times));
     assert_eq!((lines.len(), lines[1].op, lines[1].steps), (8, "qkv_rope", 2));
-    assert!(roofline::svg("title", &lines, 10.0).matches("<circle").count() >= 5);
+    assert!(roofline::svg("title", &lines, &limits).matches("<circle").count() >= 5);
 }
 
 #[test]
@@ -189,6 +212,19 @@ fn the_targets_are_readable() {
     let targets = targets::read(&path).unwrap();
     assert!(targets.iter().all(|t| ["decode", "prefill"].contains(&t.test.as_str())));
     assert!(targets.iter().all(|t| t.tokens_per_s.is_some() || t.bandwidth_percent.is_some()));
+    // Every device and preset, by the prediction for the best programs that are published.
+    let rows = aprgpu::plan::Rows { rows: 1, logit_rows: 1, sample: true };
+    for preset in PRESETS {
+        let plan = preset.decoder().unwrap().plan(rows, settings().numerics);
+        for hardware in roofline::HARDWARE {
+            let predicted = roofline::Totals::of(&plan, 1, 0).predict(hardware).predicted[1];
+            let fits = |t: &&targets::Target| {
+                t.device == hardware.name && t.model.as_deref() == Some(preset.name) && t.test == "decode"
+            };
+            let target = targets.iter().find(fits).and_then(|target| target.tokens_per_s).unwrap();
+            assert!((target - predicted).abs() < 1.0, "{} on {}: {predicted}", preset.name, hardware.name);
+        }
+    }
 }
 
 #[test]

@@ -7,10 +7,11 @@ mod support;
 use aprgpu::backend::cpu::Cpu;
 use aprgpu::backend::cpu::twin::Twin;
 use aprgpu::compare::dump::Dump;
+use aprgpu::compare::files;
 use aprgpu::compare::ops::{Case, RandomWeights, cases};
+use aprgpu::compare::perplexity::{Text, perplexity};
 use aprgpu::compare::selftest::{Extent, selftest};
 use aprgpu::compare::steps::{BufferReport, Inputs, Options, compare_steps, first_over};
-use aprgpu::compare::{files, text};
 use aprgpu::engine::{self, Device, Settings};
 use aprgpu::format::Map;
 use aprgpu::format::apr::Apr;
@@ -256,14 +257,15 @@ fn perplexity_against_its_own_base_diverges_by_nothing() {
     let base = folder.path().join("base.aprk");
     let window = 16;
     let mut nothing = |_, _| {};
-    let first = text::perplexity(&mut device, &tokens, window, (Some(&base), None), &mut nothing).unwrap();
-    let again = text::perplexity(&mut device, &tokens, window, (None, Some(&base)), &mut nothing).unwrap();
+    let text = Text { tokens: &tokens, window, bos: None };
+    let first = perplexity(&mut device, text, (Some(&base), None), &mut nothing).unwrap();
+    let again = perplexity(&mut device, text, (None, Some(&base)), &mut nothing).unwrap();
     assert_eq!((first.perplexity, first.positions), (again.perplexity, again.positions));
     assert_eq!(first.positions, tokens.len() / window * (window / 2 - 1));
     let against = again.base.unwrap();
     assert!(against.mean_kl.abs() < 1e-6 && against.same_top == against.positions, "{against:?}");
     assert!(first.perplexity > 1.0 && first.perplexity < 500.0, "{first:?}");
-    let other = text::perplexity(&mut device, &tokens, 8, (None, Some(&base)), &mut nothing);
+    let other = perplexity(&mut device, Text { window: 8, ..text }, (None, Some(&base)), &mut nothing);
     assert!(other.is_err(), "a base of another window must be refused");
 }
 
@@ -274,7 +276,7 @@ fn dumps_hold_every_buffer_of_every_tile() {
     let mut dump = Dump::default();
     let options = Options { stop_after: Some((OpKind::QkvRope, Some(0))), ..Options::default() };
     compare_steps(&mut truth, &mut found, &tokens, &options, &mut |written| {
-        dump.add(written);
+        dump.add(written, written.values);
         Ok(())
     })
     .unwrap();

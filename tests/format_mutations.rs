@@ -8,7 +8,7 @@ mod model_files;
 use aprgpu::format::Map;
 use aprgpu::format::apr::Apr;
 use aprgpu::format::gguf::Gguf;
-use aprgpu::format::safetensors;
+use aprgpu::format::{lattice, safetensors};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -78,6 +78,7 @@ fn read(kind: &str, bytes: &[u8]) -> bool {
             let _ = apr.gguf_origin();
             touch(apr.tensors());
         }),
+        "lattice" => lattice::read(&map, "t").map(|tensor| touch(&[tensor])),
         _ => safetensors::read(&map).map(|tensors| touch(&tensors)),
     };
     let ok = result.is_ok();
@@ -110,6 +111,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
         ("apr", model_files::small_apr()),
         ("apr", converted()),
         ("safetensors", model_files::small_safetensors()),
+        ("lattice", std::fs::read("tests/golden/files/lattice/asymmetric-tail.q4").unwrap()),
     ]
 }
 
@@ -192,7 +194,7 @@ proptest! {
 
     #[test]
     fn damaged_bytes_are_a_file_or_an_error(
-        which in 0_usize..4,
+        which in 0_usize..5,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
@@ -209,10 +211,11 @@ proptest! {
     }
 
     #[test]
-    fn noise_behind_a_right_magic_is_an_error(kind in prop::sample::select(vec!["gguf", "apr", "safetensors"]), mut bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+    fn noise_behind_a_right_magic_is_an_error(kind in prop::sample::select(vec!["gguf", "apr", "safetensors", "lattice"]), mut bytes in prop::collection::vec(any::<u8>(), 0..256)) {
         let magic: &[u8] = match kind {
             "gguf" => b"GGUF\x03\0\0\0",
             "apr" => b"APR\0\x02\0\0\0",
+            "lattice" => b"KHQ4\x02\0\0\0",
             _ => b"\x10\0\0\0\0\0\0\0",
         };
         bytes.splice(0..0, magic.iter().copied());

@@ -311,6 +311,21 @@ fn what_cannot_be_encoded_is_refused() {
             );
         }
     }
+    // Wherever in a block, and together with its opposite.
+    for tensor_type in QUANTIZED {
+        for fault in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..32 {
+                let mut values = [0.5f32; 256];
+                (values[at], values[40]) = (fault, -fault);
+                let mut out = vec![0; tensor_type.row_bytes(256).unwrap()];
+                let result = quant::encode_row(tensor_type, &values, None, &mut out);
+                assert!(
+                    matches!(result, Err(Error::NotFiniteInput { index, .. }) if index == at),
+                    "{tensor_type} {fault} at {at}: {result:?}"
+                );
+            }
+        }
+    }
     let mut out = [0; 4 * 34];
     let large = [[1.0f32; 64], [1e7; 64]].concat();
     let result = quant::encode_rows(TensorType::Q8_0, &large, 64, None, &mut out, threads);

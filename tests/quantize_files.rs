@@ -203,6 +203,8 @@ fn a_value_that_is_not_finite_is_named_and_nothing_is_written() {
 
 #[test]
 fn byte_counts_are_pinned() {
+    let bytes = |t| aprgpu::format::TensorSpec::new("blk.0.ffn_down.weight", t, &[896, 4864]).unwrap().bytes;
+    assert_eq!((bytes(TensorType::Q4_K), bytes(TensorType::Q6_K)), (2_451_456, 3_575_040));
     let Some(fixtures) = model_files::fixtures() else { return };
     let source = Source::open(&fixtures.join("qwen2-896/hf")).unwrap();
     let bytes = |mix: &str| {

@@ -6,10 +6,10 @@
 mod support;
 
 use aprgpu::backend::cpu::twin;
-use aprgpu::backend::wgpu::{Gpu, Options, WgpuBackend};
+use aprgpu::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
 use aprgpu::backend::{Backend, Sampling};
 use aprgpu::compare::Random;
-use aprgpu::compare::ops::{Case, cases};
+use aprgpu::compare::ops::{Case, Outcome, cases, run_every_op};
 use aprgpu::plan::{
     Activations, Decoder, KvType, Numerics, OpKind, Plan, RopeTable, Row, Rows, WeightSource,
 };
@@ -18,27 +18,29 @@ use support::gpu;
 use support::ops::check_every_op;
 
 /// The NMSE that an op may have from its twin: sums have another order, and where activations are quantized, a number
-/// that lies between two integers may become the other one. Attention is held to more than the 1e-9 of its own
-/// arithmetic: each side has filled its cache itself, and a key in float16 may be rounded either way.
+/// that lies between two integers may become the other one.
 fn limit(op: OpKind, activations: Activations) -> f64 {
     match op {
         OpKind::Embed | OpKind::Sample => 0.0,
-        OpKind::Attention => 1e-7,
+        OpKind::Attention => 1e-9,
         _ if activations == Activations::F32 => 1e-9,
         _ => 1e-6,
     }
 }
 
-fn check(gpu: &Arc<Gpu>, options: Options, batches: &[usize]) {
-    let make: Box<support::ops::Make<'_>> = Box::new(move |decoder: &Decoder, source, kv_layout, rope| {
+fn make(gpu: &Arc<Gpu>, options: Options) -> Box<support::ops::Make<'_>> {
+    Box::new(move |decoder: &Decoder, source, kv_layout, rope| {
         let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
         let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
         let source: Arc<dyn WeightSource + Send + Sync> = source;
         let backend =
             WgpuBackend::new(Arc::clone(gpu), &plan, &source, kv_layout, &rope, options, &mut |_, _| {});
         Ok(Box::new(backend?))
-    });
-    check_every_op(&*make, batches, &limit);
+    })
+}
+
+fn check(gpu: &Arc<Gpu>, options: Options, batches: &[usize]) {
+    check_every_op(&*make(gpu, options), batches, &limit);
 }
 
 #[test]
@@ -51,6 +53,35 @@ fn decode_agrees_with_the_twins() {
 fn prefill_agrees_with_the_twins() {
     let Some(gpu) = gpu::shared() else { return };
     check(&gpu, Options::default(), &[37]);
+}
+
+/// Gate and up of two types, and every matrix in pieces.
+#[test]
+fn matrices_in_pieces_agree_with_the_twins() {
+    let Some(gpu) = gpu::shared() else { return };
+    let make = make(&gpu, Options { max_binding: Some(300_000) });
+    for outcome in run_every_op(&cases()[2..3], &*make, &[2, 12]).unwrap() {
+        assert!(outcome.difference.nmse <= limit(outcome.op, outcome.activations), "{outcome:?}");
+    }
+}
+
+/// The variants that large subgroups get, on subgroups of whatever size there is.
+#[test]
+fn subgroup_variants_agree_with_the_twins() {
+    let choice = AdapterChoice { allow_software: true, subgroups: Some(true), ..AdapterChoice::default() };
+    let Some(gpu) = gpu::open(&choice) else { return };
+    if !gpu.summary().features.contains(&"subgroups") {
+        println!("skipped: {} has no subgroups", gpu.summary().name);
+        return;
+    }
+    // Groups of seven heads, of one, and a window.
+    let some: Vec<Case> = [1, 4, 5].iter().map(|&index| cases()[index].clone()).collect();
+    let attention = |outcome: &Outcome| outcome.op == OpKind::Attention;
+    let outcomes = run_every_op(&some, &*make(&gpu, Options::default()), &[3]).unwrap();
+    assert_eq!(outcomes.iter().filter(|outcome| attention(outcome)).count(), 9);
+    for outcome in outcomes.iter().filter(|outcome| attention(outcome)) {
+        assert!(outcome.difference.nmse <= 1e-9, "{outcome:?}");
+    }
 }
 
 /// A batch of three sequences samples random logits; each token is the twin's, whatever is asked of the sampler.

@@ -59,4 +59,7 @@ const FLAG_KV_F32: u32 = 8u;
 const FLAG_HEAD_NORM: u32 = 16u;
 // The best logit is looked for among all, not among the best of each panel.
 const FLAG_SCAN: u32 = 32u;
+// Of gate and up, only this one is multiplied: see gate_up.wgsl.
+const FLAG_GATE: u32 = 64u;
+const FLAG_UP: u32 = 128u;
 fn has(flag: u32) -> bool { return (params.flags & flag) != 0u; }

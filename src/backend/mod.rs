@@ -1,6 +1,14 @@
 //! Executes plans. One trait; the folders below are the only places that name a device's API.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
+#[cfg(any(feature = "cuda", test))]
+mod preprocess;
+#[cfg(test)]
+mod preprocess_tests;
 mod sampling;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
@@ -27,6 +35,32 @@ pub struct Counters {
     pub mapped_bytes: u64,
     /// CPU time spent to record and submit, in nanoseconds, where the backend measures it.
     pub host_nanoseconds: u64,
+}
+
+impl Counters {
+    /// What has run since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            launches: self.launches - before.launches,
+            submits: self.submits - before.submits,
+            rows: self.rows - before.rows,
+            mapped_bytes: self.mapped_bytes - before.mapped_bytes,
+            host_nanoseconds: self.host_nanoseconds - before.host_nanoseconds,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            launches: self.launches + other.launches,
+            submits: self.submits + other.submits,
+            rows: self.rows + other.rows,
+            mapped_bytes: self.mapped_bytes + other.mapped_bytes,
+            host_nanoseconds: self.host_nanoseconds + other.host_nanoseconds,
+        }
+    }
 }
 
 /// How long one kernel took, by the device's own clock.
@@ -81,6 +115,18 @@ pub trait Backend: Send {
     /// that asked for logits.
     fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error>;
 
+    /// Whether passes run while the host goes on, so that a caller gains by queueing several ahead of the one whose
+    /// tokens it takes with [`Self::sampled_first`].
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// Takes tokens like [`Self::sampled`], but waits for no more than the passes that were queued first: those of one
+    /// call of [`Self::run`] or [`Self::replay`], or of a part of it. Empty where nothing is queued.
+    fn sampled_first(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
+        self.sampled(graph)
+    }
+
     /// A buffer's values for the rows of the last pass: `[rows, width]`, or `[rows that asked, vocab_size]` for logits.
     fn buffer(&mut self, graph: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error>;
 
@@ -91,6 +137,12 @@ pub trait Backend: Send {
     /// comparison then sees it only through `Attention`.
     fn cached(&mut self, _layer: usize, _slot: u32, _position: u32) -> Result<Option<KeysAndValues>, Error> {
         Ok(None)
+    }
+
+    /// Takes what a user should know of what was done since the last call: a cache of compiled kernels that was damaged or
+    /// cannot be written. Each is said once.
+    fn take_notes(&mut self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What has run since the backend was made.

@@ -1,11 +1,20 @@
 //! The ceiling: how fast this machine reads memory that no cache holds.
 //!
 //! Each thread sums its own part of a buffer of hundreds of megabytes, eight sums side by side, so that the loop waits for
-//! memory and nothing else; passes take turns with one, four and eight streams. All threads start a pass together; a pass takes as long as its slowest thread.
+//! memory and nothing else; passes take turns with one, four and eight streams. All threads start a pass together; a pass
+//! takes as long as its slowest thread.
+//!
+//! On other devices no kernel only reads. There the ceiling is what the largest of our matvecs reads, one launch of hundreds
+//! of megabytes, which the vendor's own figure may exceed.
 
 use super::Error;
 use super::clock::Clock;
+use super::kernels::{Bench, Options, Shape};
+use super::preset::{PRESETS, Preset};
 use super::stats::Summary;
+use crate::engine::BackendChoice;
+use crate::plan::OpKind;
+use crate::quant::TensorType;
 use serde::Serialize;
 use std::sync::Barrier;
 
@@ -79,6 +88,54 @@ pub fn measure(threads: usize, bytes: usize, passes: usize) -> Result<Bandwidth,
     Ok(Bandwidth { threads, bytes, samples, median: summary.median, best: summary.max })
 }
 
+/// What a device that is not the CPU reads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceBandwidth {
+    /// The backend.
+    pub backend: &'static str,
+    /// The device, in the backend's words.
+    pub device: String,
+    /// Bytes read in one pass.
+    pub bytes: u64,
+    /// GB/s of the fastest pass over weights of each type.
+    pub by_type: Vec<(&'static str, f64)>,
+    /// The best of them.
+    pub best: f64,
+}
+
+/// Measures with matvecs that read about `bytes` bytes in one launch, `passes` times for each of three types of weights.
+/// Takes about three times that memory.
+///
+/// # Errors
+/// A backend that is not there or computes something wrong.
+pub fn measure_device(
+    choice: &BackendChoice,
+    threads: Option<usize>,
+    bytes: usize,
+    passes: usize,
+) -> Result<DeviceBandwidth, Error> {
+    const COLUMNS: usize = 2048;
+    let mut found =
+        DeviceBandwidth { backend: "", device: String::new(), bytes: 0, by_type: Vec::new(), best: 0.0 };
+    for tensor_type in [TensorType::F16, TensorType::Q8_0, TensorType::Q4_K] {
+        // Gate and up, rows of which down has to divide into super-blocks.
+        let row = 2 * tensor_type.row_bytes(COLUMNS).unwrap_or(COLUMNS);
+        let intermediate_size = (bytes / row).next_multiple_of(256).max(256);
+        let preset = PRESETS[0].reduced();
+        let shape =
+            Shape { name: "bandwidth", preset: Preset { hidden_size: COLUMNS, intermediate_size, ..preset } };
+        let options = Options { rows: 1, depth: 1, at_least: 0, runs: (2, passes, 0.0) };
+        let mut bench = Bench::new(shape, tensor_type, (choice.clone(), threads), options)?;
+        let result = bench.measure(OpKind::GateUp)?;
+        let best = result.bytes as f64 / (result.us_min * 1e3).max(1.0);
+        (found.backend, found.device) = bench.describe();
+        found.bytes = found.bytes.max(result.bytes);
+        found.best = found.best.max(best);
+        found.by_type.push((tensor_type.name(), best));
+    }
+    Ok(found)
+}
+
 /// Sums a part by the pattern of this pass: from front to back, or as four or eight streams side by side, which keep more
 /// requests in flight where the prefetcher stops at the end of a page.
 fn sum(words: &[u64], pass: usize) -> u64 {
@@ -112,5 +169,12 @@ mod tests {
         let found = super::measure(2, 1 << 20, 3).unwrap();
         assert_eq!((found.threads, found.bytes, found.samples.len()), (2, 1 << 20, 3));
         assert!(found.best >= found.median && found.median > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn any_backend_can_be_asked() {
+        let found = super::measure_device(&super::BackendChoice::Cpu, Some(1), 1 << 20, 2).unwrap();
+        assert_eq!((found.backend, found.by_type.len()), ("cpu", 3));
+        assert!(found.bytes >= 1 << 20 && found.by_type.iter().all(|(_, best)| *best > 0.0), "{found:?}");
     }
 }

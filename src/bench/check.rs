@@ -4,6 +4,7 @@ use super::Error;
 use super::subject::Subject;
 use crate::compare::Random;
 use crate::compare::metric::nmse;
+use crate::compare::model_checks::affordable_tokens;
 use crate::engine::{BackendChoice, Device, Settings};
 
 /// What a result is held against.
@@ -39,13 +40,7 @@ pub fn check(
     if device.describe().0 == name {
         return Ok(format!("repetitions only: this is the {name} itself"));
     }
-    // A scalar pass over gigabytes takes seconds.
-    let count = match subject.model_size {
-        0..200_000_000 => 8,
-        200_000_000..2_000_000_000 => 2,
-        _ => 1,
-    };
-    let count = count.min(device.context());
+    let count = affordable_tokens(subject.model_size).min(device.context()).min(8);
     let mut random = Random::new(11);
     let vocab = device.decoder().shape().vocab_size;
     let tokens: Vec<u32> = (0..count).map(|_| random.below(vocab) as u32).collect();

@@ -1,15 +1,19 @@
 //! Two files of records, test by test.
+//!
+//! Runs of different days are not paired, so the noise is what each side shows itself: half the distance between its fastest
+//! and slowest repetition. Two figures differ where these ranges, laid around both, do not overlap.
 
 use super::Error;
 use super::record::Record;
 use super::report::{markdown, read};
+use super::stats::{Summary, Verdict};
 use serde::Serialize;
 use std::path::Path;
 
 /// A test that is in at least one of the files.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Model, backend, threads and test.
+    /// Model, backend, activations, threads and test.
     pub key: String,
     /// Tokens per second before, median over the file's records of this test.
     pub old: Option<f64>,
@@ -17,49 +21,12 @@ pub struct Line {
     pub new: Option<f64>,
     /// `new / old`.
     pub ratio: Option<f64>,
-    /// The larger spread of the two: half the distance between fastest and slowest repetition, over the median.
+    /// The spreads of both together: half the distance between fastest and slowest repetition, over the median.
     pub spread: f64,
     /// What that means.
     pub verdict: Verdict,
-}
-
-/// Whether two figures differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Verdict {
-    /// Faster by more than the spread.
-    Faster,
-    /// Slower by more than the spread.
-    Slower,
-    /// Within the spread.
-    Same,
-    /// One side is missing: nothing can be said, and nothing has passed.
-    Incomplete,
-}
-
-impl Verdict {
-    /// As it is printed.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Faster => "faster",
-            Self::Slower => "slower",
-            Self::Same => "same within the spread",
-            Self::Incomplete => "INCOMPLETE",
-        }
-    }
-
-    /// Of a ratio and the spread it was measured with.
-    pub fn of(ratio: f64, spread: f64) -> Self {
-        if !ratio.is_finite() || ratio <= 0.0 {
-            Self::Incomplete
-        } else if (ratio - 1.0).abs() <= spread {
-            Self::Same
-        } else if ratio > 1.0 {
-            Self::Faster
-        } else {
-            Self::Slower
-        }
-    }
+    /// Why it is incomplete, where it is.
+    pub missing: Option<String>,
 }
 
 /// Compares two files.
@@ -72,7 +39,11 @@ pub fn compare_records(old: &Path, new: &Path) -> Result<Vec<Line>, Error> {
 
 /// The same in memory; in the order of `old`, then what only `new` has.
 pub fn lines(old: &[Record], new: &[Record]) -> Vec<Line> {
-    let key = |r: &Record| format!("{} {} {} threads {}", r.model_type, r.backends, r.n_threads, r.test());
+    let key = |r: &Record| {
+        let parts = [&r.model_type, &r.backends, &r.activations].map(|part| part.as_str());
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("{} threads {} {}", parts.join(" "), r.n_threads, r.test())
+    };
     let mut keys: Vec<String> = Vec::new();
     for record in old.iter().chain(new) {
         let key = key(record);
@@ -86,15 +57,24 @@ pub fn lines(old: &[Record], new: &[Record]) -> Vec<Line> {
             .iter()
             .flat_map(|r| if r.samples_ts.is_empty() { vec![r.avg_ts] } else { r.samples_ts.clone() })
             .collect();
-        let summary = super::stats::Summary::of(&samples);
-        (!samples.is_empty()).then_some((summary.median, summary.spread()))
+        (!samples.is_empty()).then(|| (Summary::of(&samples), samples.len()))
     };
     let line = |key: String| {
         let (old, new) = (figure(old, &key), figure(new, &key));
-        let ratio = old.zip(new).map(|(old, new)| new.0 / old.0);
-        let spread = old.map_or(0.0, |f| f.1).max(new.map_or(0.0, |f| f.1));
-        let verdict = ratio.map_or(Verdict::Incomplete, |ratio| Verdict::of(ratio, spread));
-        Line { key, old: old.map(|f| f.0), new: new.map(|f| f.0), ratio, spread, verdict }
+        let ratio = old.zip(new).map(|(old, new)| new.0.median / old.0.median);
+        let spread = [old, new].into_iter().flatten().map(|(summary, _)| summary.spread()).sum::<f64>();
+        let missing = match (old, new) {
+            (None, _) => Some("not in the old file".to_owned()),
+            (_, None) => Some("not in the new file".to_owned()),
+            (Some((_, a)), Some((_, b))) if a.min(b) < 2 => {
+                Some("a single repetition says nothing about the noise".to_owned())
+            }
+            _ => None,
+        };
+        let margin = missing.is_none().then(|| spread.ln_1p());
+        let verdict = ratio.map_or(Verdict::Incomplete, |ratio| Verdict::of(ratio, margin));
+        let median = |figure: Option<(Summary, usize)>| figure.map(|(summary, _)| summary.median);
+        Line { key, old: median(old), new: median(new), ratio, spread, verdict, missing }
     };
     keys.into_iter().map(line).collect()
 }
@@ -109,7 +89,10 @@ pub fn render(lines: &[Line]) -> String {
             number(line.new),
             line.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}")),
             format!("± {:.1} %", 100.0 * line.spread),
-            line.verdict.name().to_owned(),
+            match &line.missing {
+                Some(why) => format!("{}: {why}", line.verdict.name()),
+                None => line.verdict.name().to_owned(),
+            },
         ]
     };
     markdown(
@@ -130,9 +113,43 @@ mod tests {
             samples_ts: samples.to_vec(),
             ..Record::default()
         };
-        let old = [record(1, &[9.0, 10.0, 11.0]), record(2, &[10.0]), record(3, &[10.0])];
-        let new = [record(1, &[10.5]), record(2, &[12.0]), record(4, &[1.0])];
-        let verdicts: Vec<Verdict> = lines(&old, &new).iter().map(|line| line.verdict).collect();
-        assert_eq!(verdicts, [Verdict::Same, Verdict::Faster, Verdict::Incomplete, Verdict::Incomplete]);
+        let old = [
+            record(1, &[9.0, 10.0, 11.0]),
+            record(2, &[10.0, 10.2]),
+            record(3, &[10.0, 10.0]),
+            record(5, &[10.0]),
+            record(6, &[10.0, 10.2]),
+        ];
+        let new = [
+            record(1, &[10.5, 10.6]),
+            record(2, &[12.0, 12.1]),
+            record(4, &[1.0, 1.0]),
+            record(5, &[20.0, 20.0]),
+            record(6, &[9.0, 9.1]),
+        ];
+        let lines = lines(&old, &new);
+        let verdicts: Vec<Verdict> = lines.iter().map(|line| line.verdict).collect();
+        use Verdict::{Faster, Incomplete, Same, Slower};
+        assert_eq!(verdicts, [Same, Faster, Incomplete, Incomplete, Slower, Incomplete]);
+        let why = |index: usize| lines[index].missing.as_deref().unwrap();
+        assert_eq!((why(2), why(5)), ("not in the new file", "not in the old file"));
+        assert!(why(3).contains("single repetition"));
+        // Medians, their ratio, and the sum of both spreads.
+        let line = &lines[1];
+        assert_eq!((line.old, line.new), (Some(10.1), Some(12.05)));
+        assert!((line.ratio.unwrap() - 12.05 / 10.1).abs() < 1e-12);
+        assert!((line.spread - (0.1 / 10.1 + 0.05 / 12.05)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn other_activations_are_another_test() {
+        let record = |activations: &str| Record {
+            activations: activations.to_owned(),
+            avg_ts: 1.0,
+            samples_ts: vec![1.0, 1.0],
+            ..Record::default()
+        };
+        let lines = lines(&[record("q8")], &[record("f32")]);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.verdict == Verdict::Incomplete));
     }
 }

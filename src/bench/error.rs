@@ -25,6 +25,9 @@ pub enum Error {
     /// The run computed something else than it should have: its speed means nothing.
     #[error("wrong result, so its speed does not count: {0}")]
     WrongResult(String),
+    /// Something could not be measured, so nothing has passed.
+    #[error("INCOMPLETE: {0}")]
+    Incomplete(String),
     /// A measured figure is below its target.
     #[error("below target: {0}")]
     BelowTarget(String),
@@ -47,6 +50,24 @@ pub enum Error {
     /// What was asked for makes no sense.
     #[error("{0}")]
     Usage(String),
+}
+
+impl Error {
+    /// The program's exit code, see `aprgpu --help`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Engine(error) => error.exit_code(),
+            Self::Compare(error) => error.exit_code(),
+            Self::Model(error) => error.exit_code(),
+            Self::Format(error) => error.exit_code(),
+            Self::File { .. } => 4,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
+            Self::Io { .. } => 7,
+            Self::WrongResult(_) | Self::BelowTarget(_) => 13,
+            Self::Quant(_) | Self::Incomplete(_) => 8,
+        }
+    }
 }
 
 impl From<backend::Error> for Error {

@@ -74,6 +74,8 @@ pub struct KernelResult {
     pub gb_per_s: f64,
     /// Operations over the median, in 10^9 per second.
     pub gflops: f64,
+    /// `gb_per_s` as a percentage of what the device was seen to read, where that is known.
+    pub bandwidth_percent: Option<f64>,
     /// NMSE from the twin.
     pub nmse: f64,
 }
@@ -182,9 +184,9 @@ impl Bench {
         steps.filter(move |(_, step)| step.op.kind() == op).map(|(index, _)| index)
     }
 
-    /// The backend's name.
-    pub fn backend(&self) -> &'static str {
-        self.device.describe().0
+    /// The backend's name and one line about the device.
+    pub fn describe(&self) -> (&'static str, String) {
+        self.device.describe()
     }
 
     /// Runs the op once in its `run`-th layer, and waits for it.
@@ -249,7 +251,7 @@ impl Bench {
         let bytes = cost.weight_bytes + cost.kv_bytes_per_position * seen / self.options.rows.max(1) as u64;
         let flops = cost.flops + cost.flops_per_position * seen;
         Ok(KernelResult {
-            backend: self.backend().to_owned(),
+            backend: self.describe().0.to_owned(),
             op: op.name(),
             tensor_type: self.tensor_type.name(),
             shape: self.shape.name,
@@ -261,6 +263,7 @@ impl Bench {
             runs: samples.len(),
             gb_per_s: bytes as f64 / summary.median.max(1.0),
             gflops: flops as f64 / summary.median.max(1.0),
+            bandwidth_percent: None,
             nmse,
         })
     }

@@ -9,6 +9,7 @@ pub mod bandwidth;
 pub mod check;
 pub mod clock;
 pub mod compare_records;
+pub mod encode;
 pub mod environment;
 mod error;
 pub mod kernels;

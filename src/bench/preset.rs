@@ -198,31 +198,20 @@ impl Preset {
     pub fn weight(&self, role: Role, layer: Option<usize>) -> Option<Weight> {
         let (query, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
-        let (stem, rows, cols) = match role {
-            Role::TokenEmbedding => ("token_embd", self.vocab_size, hidden),
-            Role::Output => ("output", self.vocab_size, hidden),
-            Role::OutputNorm => ("output_norm", 1, hidden),
-            Role::AttnNorm => ("attn_norm", 1, hidden),
-            Role::AttnQ => ("attn_q", query, hidden),
-            Role::AttnK => ("attn_k", kv, hidden),
-            Role::AttnV => ("attn_v", kv, hidden),
-            Role::AttnOutput => ("attn_output", hidden, query),
-            Role::AttnQBias => ("attn_q", 1, query),
-            Role::AttnKBias => ("attn_k", 1, kv),
-            Role::AttnVBias => ("attn_v", 1, kv),
-            Role::FfnNorm => ("ffn_norm", 1, hidden),
-            Role::FfnGate => ("ffn_gate", ffn, hidden),
-            Role::FfnUp => ("ffn_up", ffn, hidden),
-            Role::FfnDown => ("ffn_down", hidden, ffn),
+        let (rows, cols) = match role {
+            Role::TokenEmbedding | Role::Output => (self.vocab_size, hidden),
+            Role::AttnQ => (query, hidden),
+            Role::AttnK | Role::AttnV => (kv, hidden),
+            Role::AttnOutput => (hidden, query),
+            Role::AttnQBias => (1, query),
+            Role::AttnKBias | Role::AttnVBias => (1, kv),
+            Role::FfnGate | Role::FfnUp => (ffn, hidden),
+            Role::FfnDown => (hidden, ffn),
+            Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => (1, hidden),
             _ => return None,
         };
-        let kind = match role {
-            Role::AttnQBias | Role::AttnKBias | Role::AttnVBias => "bias",
-            _ => "weight",
-        };
-        let prefix = layer.map_or(String::new(), |layer| format!("blk.{layer}."));
         let tensor_type = if rows == 1 { TensorType::F32 } else { self.tensor_type(role, layer, cols) };
-        Some(Weight { name: format!("{prefix}{stem}.{kind}"), tensor_type, rows, cols })
+        Some(Weight { name: role.gguf_name(layer), tensor_type, rows, cols })
     }
 
     /// llama.cpp's choice for Q4_K_M.

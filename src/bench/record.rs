@@ -3,11 +3,12 @@
 use super::Error;
 use super::check::{Oracle, check};
 use super::environment::{Environment, now};
-use super::stats::{Summary, quantile};
+use super::stats::Summary;
 use super::subject::Subject;
 use super::workload::{Measured, Test, Workload};
+use crate::compare::metric::quantile;
 use crate::engine::{Device, Settings};
-use crate::plan::{KvType, Plan, Rows};
+use crate::plan::{Plan, Rows};
 use serde::{Deserialize, Serialize};
 
 /// A measurement with everything that is needed to repeat it. All figures are of one run of `reps` repetitions.
@@ -20,7 +21,7 @@ pub struct Record {
     pub version: String,
     /// The CPU.
     pub cpu_info: String,
-    /// The GPU, empty without one.
+    /// The GPU with its driver, empty without one.
     pub gpu_info: String,
     /// The backend that ran.
     pub backends: String,
@@ -163,18 +164,18 @@ impl Record {
             Test::Decode { n, .. } => n,
         };
         let numerics = device.numerics();
-        let kv = match numerics.kv {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        };
+        let kv = numerics.kv.name();
         let (backend, description) = device.describe();
         let (n_prompt, n_gen) = match workload.test {
             Test::Prefill { n } => (n, 0),
             Test::Decode { n, .. } => (0, n),
         };
+        // The CPU's own name is in `cpu_info`; what any other backend says of itself names the device and its driver.
+        let gpu_info = if matches!(backend, "cpu" | "twin") { String::new() } else { description.clone() };
         let path = subject.path.as_ref().map(|path| path.display().to_string());
         Self {
             backends: backend.to_owned(),
+            gpu_info,
             device: description,
             model_filename: path.unwrap_or_else(|| subject.name.clone()),
             model_type: subject.model_type.clone(),
@@ -226,10 +227,17 @@ impl Record {
             kernel: environment.kernel,
             test_time,
             checked,
-            bandwidth_gb_per_s: bandwidth,
-            bandwidth_percent: bandwidth.map(|ceiling| 100.0 * self.gb_per_s / ceiling),
-            ..self
+            ..match bandwidth {
+                Some(ceiling) => self.with_bandwidth(ceiling),
+                None => self,
+            }
         }
+    }
+
+    /// The same with the device's read bandwidth in GB/s.
+    pub fn with_bandwidth(self, ceiling: f64) -> Self {
+        let percent = 100.0 * self.gb_per_s / ceiling;
+        Self { bandwidth_gb_per_s: Some(ceiling), bandwidth_percent: Some(percent), ..self }
     }
 
     /// The test as llama-bench writes it: `pp512`, `tg128 @ d1024`; several sequences as `tg128 x8`.

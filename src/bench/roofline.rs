@@ -6,7 +6,7 @@
 use super::Error;
 use super::clock::Clock;
 use super::record::bytes_and_flops;
-use super::stats::quantile;
+use crate::compare::metric::quantile;
 use crate::compare::plot::{Axis, Chart, Series};
 use crate::engine::Device;
 use crate::plan::{OpKind, Plan, Row, Rows};
@@ -47,6 +47,42 @@ impl Hardware {
     pub fn find(name: &str) -> Option<Self> {
         let name = name.to_lowercase();
         HARDWARE.into_iter().find(|hardware| hardware.name.to_lowercase().contains(&name))
+    }
+}
+
+/// What a device can do at most: what an op is bounded by depends on it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// The device.
+    pub device: String,
+    /// Readable bandwidth in GB/s.
+    pub gb_per_s: f64,
+    /// Operations in 10^9 per second.
+    pub gflops: f64,
+    /// Microseconds that a launch takes however little it does.
+    pub launch_us: f64,
+}
+
+impl Limits {
+    /// The data sheet's, with launches of the middle of [`GAPS_US`].
+    pub fn of(hardware: Hardware) -> Self {
+        Self {
+            device: hardware.name.to_owned(),
+            gb_per_s: hardware.gb_per_s * hardware.readable,
+            gflops: hardware.int8_tops * 1e3,
+            launch_us: GAPS_US[1],
+        }
+    }
+
+    /// Whether reading, computing or launching takes longest of one launch.
+    pub fn bound(&self, bytes: f64, flops: f64) -> &'static str {
+        let memory = bytes / self.gb_per_s / 1e3;
+        let compute = flops / self.gflops / 1e3;
+        match memory.max(compute) {
+            longest if longest < self.launch_us => "launch",
+            longest if longest > memory => "compute",
+            _ => "memory",
+        }
     }
 }
 
@@ -126,14 +162,16 @@ pub struct OpLine {
     pub flops: u64,
     /// Operations per byte.
     pub intensity: f64,
+    /// What takes longest on the device at hand: `memory`, `compute` or `launch`.
+    pub bound: &'static str,
     /// Median microseconds of all of them, where measured.
     pub us: Option<f64>,
     /// Bytes over that time, in GB/s.
     pub gb_per_s: Option<f64>,
 }
 
-/// The plan's ops, summed over layers; `times` in nanoseconds by step, if measured.
-pub fn lines(plan: &Plan, seen: u64, times: Option<&[f64]>) -> Vec<OpLine> {
+/// The plan's ops, summed over layers, and what bounds each; `times` in nanoseconds by step, if measured.
+pub fn lines(plan: &Plan, seen: u64, limits: &Limits, times: Option<&[f64]>) -> Vec<OpLine> {
     let mut lines = Vec::new();
     for op in OpKind::ALL {
         let steps = plan.steps.iter().enumerate().filter(|(_, step)| step.op.kind() == op);
@@ -148,7 +186,8 @@ pub fn lines(plan: &Plan, seen: u64, times: Option<&[f64]>) -> Vec<OpLine> {
             let us = times.map(|_| ns / 1e3);
             let gb_per_s = us.filter(|us| *us > 0.0).map(|us| bytes as f64 / us / 1e3);
             let intensity = flops as f64 / bytes.max(1) as f64;
-            lines.push(OpLine { op: op.name(), steps: count, bytes, flops, intensity, us, gb_per_s });
+            let bound = limits.bound(bytes as f64 / count as f64, flops as f64 / count as f64);
+            lines.push(OpLine { op: op.name(), steps: count, bytes, flops, intensity, bound, us, gb_per_s });
         }
     }
     lines
@@ -181,17 +220,51 @@ pub fn profile(device: &mut Device, batch: usize, depth: usize, reps: usize) -> 
     Ok(samples.iter().map(|samples| quantile(samples, 0.5)).collect())
 }
 
-/// Operations per byte against operations per second: the roof of the bandwidth, and each op under it.
-pub fn svg(title: &str, lines: &[OpLine], gb_per_s: f64) -> String {
-    let roof = |x: f64| (x, x * gb_per_s);
+/// Rows that a device computes with when it is asked how fast it can.
+const TILE: usize = 64;
+
+/// What the device with this model on it can do: its read bandwidth, which is given; the operations per second of its best op
+/// over a tile of a prompt; the time of the step that does least. Needs a context of 64 positions.
+///
+/// # Errors
+/// A device that fails.
+pub fn measured_limits(device: &mut Device, gb_per_s: f64, times: &[f64]) -> Result<Limits, Error> {
+    let rows = Rows { rows: TILE, logit_rows: 1, sample: true };
+    let plan = device.decoder().plan(rows, device.numerics());
+    let graph = device.graph(rows)?;
+    let backend = device.backend_mut();
+    let row = |i: usize| Row { token: i as u32, slot: 0, position: i as u32, logits: i + 1 == TILE };
+    let rows: Vec<Row> = (0..TILE).map(row).collect();
+    let mut gflops = 1.0f64;
+    for repetition in 0..3 {
+        for (index, step) in plan.steps.iter().enumerate() {
+            let mut clock = Clock::start();
+            backend.run_steps(graph, &rows, index..index + 1)?;
+            let ns = clock.lap().max(1) as f64;
+            if repetition > 0 && step.layer.is_some() {
+                gflops = gflops.max(step.cost.flops as f64 / ns);
+            }
+        }
+        backend.sampled(graph)?;
+    }
+    let launch_us = times.iter().copied().fold(f64::INFINITY, f64::min) / 1e3;
+    let (name, description) = device.describe();
+    Ok(Limits { device: format!("{name}: {description}"), gb_per_s, gflops, launch_us })
+}
+
+/// Operations per byte against operations per second: the roofs of bandwidth and arithmetic, and each op under them.
+pub fn svg(title: &str, lines: &[OpLine], limits: &Limits) -> String {
+    let (gb_per_s, gflops) = (limits.gb_per_s, limits.gflops);
+    let ridge = gflops / gb_per_s;
     let (low, high) = lines
         .iter()
         .filter(|line| line.intensity > 0.0)
         .fold((0.5, 16.0), |(low, high), line| (line.intensity.min(low), line.intensity.max(high)));
+    let roof = |x: f64| (x, (x * gb_per_s).min(gflops));
     let mut series = vec![Series {
-        name: format!("{gb_per_s:.0} GB/s"),
+        name: format!("{gb_per_s:.0} GB/s, {gflops:.0} GFLOP/s"),
         line: true,
-        points: vec![roof(low / 2.0), roof(high * 2.0)],
+        points: vec![roof(low / 2.0), roof(ridge), roof((high * 2.0).max(ridge * 2.0))],
     }];
     for line in lines.iter().filter(|line| line.flops > 0) {
         let achieved = line.gb_per_s.map(|achieved| achieved * line.intensity);
@@ -199,7 +272,7 @@ pub fn svg(title: &str, lines: &[OpLine], gb_per_s: f64) -> String {
             Some(_) => line.op.to_owned(),
             None => format!("{} (bound)", line.op),
         };
-        let y = achieved.unwrap_or(line.intensity * gb_per_s);
+        let y = achieved.unwrap_or(roof(line.intensity).1);
         series.push(Series { name, line: false, points: vec![(line.intensity, y)] });
     }
     let axis = |label: &str| Axis { label: label.to_owned(), logarithmic: true };
@@ -231,5 +304,24 @@ mod tests {
             }
             assert!(found.fits);
         }
+    }
+
+    #[test]
+    fn what_bounds_a_launch_depends_on_its_size_and_its_rows() {
+        let limits = Limits { device: String::new(), gb_per_s: 1000.0, gflops: 10_000.0, launch_us: 2.0 };
+        // 1 MB takes a microsecond, 10 MB ten; 10^9 operations take a hundred.
+        assert_eq!(limits.bound(1e6, 4e6), "launch");
+        assert_eq!(limits.bound(1e7, 4e7), "memory");
+        assert_eq!(limits.bound(1e7, 1e9), "compute");
+        // A quarter of Qwen 1.5B's phases are too small for an H100, and none for a 4090.
+        let numerics = Numerics { activations: Activations::Q8, kv: KvType::F16 };
+        let decoder = Preset::find("qwen2.5-1.5b").unwrap().decoder().unwrap();
+        let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: true }, numerics);
+        let bounds = |name: &str| -> Vec<&str> {
+            let limits = Limits::of(Hardware::find(name).unwrap());
+            let lines = lines(&plan, 1, &limits, None);
+            lines.iter().filter(|l| ["qkv_rope", "gate_up"].contains(&l.op)).map(|l| l.bound).collect()
+        };
+        assert_eq!((bounds("h100"), bounds("4090")), (vec!["launch", "memory"], vec!["memory", "memory"]));
     }
 }

@@ -3,7 +3,7 @@
 use super::Error;
 use super::record::Record;
 use super::report::{markdown, read};
-use super::stats::quantile;
+use crate::compare::metric::quantile;
 use serde_json::Value;
 use std::path::Path;
 
@@ -55,7 +55,18 @@ pub fn from_records(records: &Path) -> Result<String, Error> {
 
 fn row(record: &Record, versus: &[Value]) -> Vec<String> {
     let is_same = |run: &&Value| run.get("file_hash").and_then(Value::as_str) == record.file_hash.as_deref();
-    let tests = versus.iter().filter(is_same).filter_map(|run| run.get("tests")?.as_array()).flatten();
+    let threads = record.n_threads.to_string();
+    let with_threads = |run: &&Value| {
+        let commands = run.get("a").and_then(|a| a.get("commands")).and_then(Value::as_array);
+        let mut words = commands.into_iter().flatten().filter_map(Value::as_array);
+        words.any(|words| words.windows(2).any(|pair| pair[0] == "-t" && pair[1] == threads.as_str()))
+    };
+    let tests = versus
+        .iter()
+        .filter(is_same)
+        .filter(with_threads)
+        .filter_map(|run| run.get("tests")?.as_array())
+        .flatten();
     let test =
         tests.into_iter().find(|test| test.get("test").and_then(Value::as_str) == Some(&record.test()));
     let median = |key: &str| {
@@ -78,7 +89,10 @@ fn row(record: &Record, versus: &[Value]) -> Vec<String> {
     };
     vec![
         format!("{}, {}", record.cpu_info, record.n_threads),
-        record.model_type.clone(),
+        // The file says more than llama-bench's name for the type: "qwen2 1B Q4_K" is a model of 0.5B.
+        Path::new(&record.model_filename)
+            .file_stem()
+            .map_or_else(|| record.model_type.clone(), |stem| stem.to_string_lossy().into()),
         record.test(),
         format!("{:.1}", record.median_ts),
         format!("± {:.0} %", 100.0 * record.spread()),

@@ -45,8 +45,10 @@ impl Target {
         let test = if record.n_gen > 0 { "decode" } else { "prefill" };
         let device = [&record.cpu_info, &record.gpu_info, &record.device];
         let model = [&record.model_filename, &record.model_type];
+        // Files are often named in capitals.
         let within = |part: &Option<String>, texts: [&String; 2]| {
-            part.as_ref().is_none_or(|part| texts.iter().any(|text| text.contains(part)))
+            let part = part.as_ref().map(|part| part.to_lowercase());
+            part.is_none_or(|part| texts.iter().any(|text| text.to_lowercase().contains(&part)))
         };
         self.test == test
             && device.iter().any(|text| text.contains(&self.device))
@@ -58,7 +60,7 @@ impl Target {
 /// Measured, target and ceiling of a record in one line.
 ///
 /// # Errors
-/// [`Error::BelowTarget`]; [`Error::Usage`] where no line of the file fits: a target that does not exist is not met.
+/// [`Error::BelowTarget`]; [`Error::Incomplete`] where a figure is missing; [`Error::Usage`] where no line of the file fits: a target that does not exist is not met.
 pub fn assert_target(targets: &[Target], record: &Record) -> Result<String, Error> {
     let target = targets.iter().find(|target| target.fits(record)).ok_or_else(|| {
         let (cpu, device, test) = (&record.cpu_info, &record.device, record.test());
@@ -71,14 +73,20 @@ pub fn assert_target(targets: &[Target], record: &Record) -> Result<String, Erro
     let ceiling_text = ceiling.map_or("unknown".to_owned(), |ceiling| format!("{ceiling:.1} t/s"));
     let mut wanted = Vec::new();
     let mut met = true;
+    let mut unknown = None;
     if let Some(least) = target.tokens_per_s {
         wanted.push(format!("{least:.1} t/s"));
-        met &= record.median_ts >= least;
+        match record.median_ts > 0.0 {
+            true => met &= record.median_ts >= least,
+            false => unknown = Some("no tokens per second were measured"),
+        }
     }
     if let Some(least) = target.bandwidth_percent {
         wanted.push(format!("{least:.0} % of read bandwidth"));
-        // Without a ceiling the percentage could not be measured, which is no pass.
-        met &= record.bandwidth_percent.is_some_and(|percent| percent >= least);
+        match record.bandwidth_percent {
+            Some(percent) => met &= percent >= least,
+            None => unknown = Some("the device's read bandwidth is not known; give it with --bandwidth"),
+        }
     }
     let percent = record.bandwidth_percent.map_or(String::new(), |percent| format!(" ({percent:.0} %)"));
     let line = format!(
@@ -87,7 +95,12 @@ pub fn assert_target(targets: &[Target], record: &Record) -> Result<String, Erro
         record.median_ts,
         wanted.join(" and ")
     );
-    if met && !wanted.is_empty() { Ok(line) } else { Err(Error::BelowTarget(line)) }
+    match unknown {
+        _ if wanted.is_empty() => Err(Error::Incomplete(format!("{line}: the target says nothing"))),
+        Some(why) => Err(Error::Incomplete(format!("{line}: {why}"))),
+        None if met => Ok(line),
+        None => Err(Error::BelowTarget(line)),
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +115,7 @@ mod tests {
         .unwrap();
         let record = |percent: Option<f64>, median_ts| Record {
             cpu_info: "AMD EPYC".to_owned(),
-            model_type: "qwen2 1.5B".to_owned(),
+            model_type: "Qwen2 1.5B".to_owned(),
             n_gen: 8,
             n_sequences: 1,
             bytes_per_step: 1_000_000_000,
@@ -113,8 +126,11 @@ mod tests {
         };
         let line = assert_target(&file.target, &record(Some(61.0), 11.0)).unwrap();
         assert!(line.contains("ceiling 20.0 t/s") && line.contains("target 10.0 t/s"), "{line}");
-        for (percent, ts) in [(Some(59.0), 11.0), (Some(61.0), 9.0), (None, 11.0)] {
+        for (percent, ts) in [(Some(59.0), 11.0), (Some(61.0), 9.0)] {
             assert!(matches!(assert_target(&file.target, &record(percent, ts)), Err(Error::BelowTarget(_))));
+        }
+        for (percent, ts) in [(None, 11.0), (Some(61.0), 0.0)] {
+            assert!(matches!(assert_target(&file.target, &record(percent, ts)), Err(Error::Incomplete(_))));
         }
         let other = Record { n_gen: 0, n_prompt: 8, ..record(Some(99.0), 99.0) };
         assert!(matches!(assert_target(&file.target, &other), Err(Error::Usage(_))));

@@ -25,12 +25,12 @@ pub struct Dump {
 }
 
 impl Dump {
-    /// Keeps a buffer; rows of later tiles follow those of earlier ones.
-    pub fn add(&mut self, written: &Written<'_>) {
+    /// Keeps `values` of a buffer, which are one side of `written`; rows of later tiles follow those of earlier ones.
+    pub fn add(&mut self, written: &Written<'_>, values: &[f32]) {
         let key = (written.step, written.layer, written.buffer);
         let (op, width) = (written.op, written.width);
         let dumped = self.buffers.entry(key).or_insert_with(|| Dumped { op, width, values: Vec::new() });
-        dumped.values.extend_from_slice(written.values);
+        dumped.values.extend_from_slice(values);
     }
 
     /// Writes both kinds of files into `folder`, which is made.

@@ -37,6 +37,21 @@ pub enum Error {
     Usage(String),
 }
 
+impl Error {
+    /// The program's exit code, see `aprgpu --help`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Engine(error) => error.exit_code(),
+            Self::Model(error) => error.exit_code(),
+            Self::File { .. } => 4,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
+            Self::Io { .. } => 7,
+            Self::Quant(_) => 8,
+        }
+    }
+}
+
 impl From<backend::Error> for Error {
     fn from(error: backend::Error) -> Self {
         Self::Engine(error.into())

@@ -6,7 +6,7 @@
 
 use super::Error;
 use super::metric::{cosine, mean_and_deviation, nmse, top_token};
-use super::plot::{Axis, Chart, Series};
+use super::plot::{Axis, Chart, Series, stacked};
 use crate::engine::Device;
 use crate::plan::{OpKind, Row, Rows};
 use serde::Serialize;
@@ -26,13 +26,8 @@ pub struct LayerSpread {
     pub other: f64,
     /// `other / base`.
     pub ratio: f64,
-}
-
-impl LayerSpread {
     /// Whether the ratio is outside of [`RATIO_LIMITS`].
-    pub fn is_flagged(&self) -> bool {
-        !(RATIO_LIMITS.0..=RATIO_LIMITS.1).contains(&self.ratio)
-    }
+    pub flagged: bool,
 }
 
 /// The logits at one position.
@@ -60,20 +55,35 @@ pub struct FileComparison {
 impl FileComparison {
     /// The first layer that is flagged.
     pub fn first_flagged(&self) -> Option<&LayerSpread> {
-        self.layers.iter().find(|layer| layer.is_flagged())
+        self.layers.iter().find(|layer| layer.flagged)
     }
 
-    /// Layers and positions as a chart.
+    /// The first position whose logits have an NMSE above `limit`.
+    pub fn first_over(&self, limit: f64) -> Option<&PositionLikeness> {
+        self.positions.iter().find(|p| p.nmse.is_nan() || p.nmse > limit)
+    }
+
+    /// Layers in one chart, positions in another.
     pub fn svg(&self) -> String {
         let ratios = self.layers.iter().map(|layer| (layer.layer as f64, layer.ratio)).collect();
         let cosines = self.positions.iter().map(|p| (p.position as f64, p.cosine)).collect();
-        let series = vec![
-            Series { name: "std ratio by layer".to_owned(), line: true, points: ratios },
-            Series { name: "cosine by position".to_owned(), line: true, points: cosines },
-        ];
+        let last = self.layers.len().saturating_sub(1).max(1) as f64;
+        let series = |name: &str, points| Series { name: name.to_owned(), line: true, points };
+        let limit = |ratio: f64| series(&format!("limit {ratio}"), vec![(0.0, ratio), (last, ratio)]);
         let axis = |label: &str| Axis { label: label.to_owned(), logarithmic: false };
-        let title = "gated feed-forward and logits of two files".to_owned();
-        Chart { title, x: axis("layer, position"), y: axis("ratio, cosine"), series }.svg()
+        let layers = Chart {
+            title: "gated feed-forward: standard deviation there / here".to_owned(),
+            x: axis("layer"),
+            y: axis("ratio"),
+            series: vec![series("ratio", ratios), limit(RATIO_LIMITS.0), limit(RATIO_LIMITS.1)],
+        };
+        let positions = Chart {
+            title: "logits: cosine".to_owned(),
+            x: axis("position"),
+            y: axis("cosine"),
+            series: vec![series("cosine", cosines)],
+        };
+        if self.layers.is_empty() { positions.svg() } else { stacked(&[layers, positions]) }
     }
 }
 
@@ -92,11 +102,10 @@ pub fn compare_models(
         return Err(Error::Usage(format!("vocabularies of {vocab} and {found} tokens cannot be compared")));
     }
     let (a, b) = (gated_deviations(base, tokens)?, gated_deviations(other, tokens)?);
-    let spread = |(layer, (&base, &other)): (usize, (&f64, &f64))| LayerSpread {
-        layer,
-        base,
-        other,
-        ratio: other / base,
+    let spread = |(layer, (&base, &other)): (usize, (&f64, &f64))| {
+        let ratio = other / base;
+        let flagged = !(RATIO_LIMITS.0..=RATIO_LIMITS.1).contains(&ratio);
+        LayerSpread { layer, base, other, ratio, flagged }
     };
     let layers = a.iter().zip(&b).enumerate().map(spread).collect();
     let logits = (base.logits(tokens, true)?, other.logits(tokens, true)?);

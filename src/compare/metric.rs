@@ -120,6 +120,15 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (values.len() - 1).max(1) as f64).sqrt())
 }
 
+/// The value below which a share `q` of the values lies, interpolated; 0 for none.
+pub fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = q.clamp(0.0, 1.0) * sorted.len().saturating_sub(1) as f64;
+    let at = |index: f64| sorted.get(index as usize).copied().unwrap_or(0.0);
+    at(place.floor()) + (at(place.ceil()) - at(place.floor())) * place.fract()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

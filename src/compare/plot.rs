@@ -98,6 +98,16 @@ impl Scale {
     }
 }
 
+/// Charts one below the other as SVG.
+pub fn stacked(charts: &[Chart]) -> String {
+    let height = HEIGHT * charts.len() as f64;
+    let inner = charts.iter().enumerate().fold(String::new(), |text, (index, chart)| {
+        let place = format!("<svg y=\"{}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" ", HEIGHT * index as f64);
+        text + &chart.svg().replacen("<svg ", &place, 1)
+    });
+    format!("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\">\n{inner}</svg>\n")
+}
+
 impl Chart {
     /// The chart as SVG.
     pub fn svg(&self) -> String {

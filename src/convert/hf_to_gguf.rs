@@ -117,7 +117,7 @@ fn metadata(
     if let Some(window) = config.sliding_window {
         put(&key("attention.sliding_window"), size("sliding_window", window)?);
     }
-    hf_tokenizer::add(folder, config, report, &mut put)?;
+    hf_tokenizer::add(folder.path(), Some(config.vocab_size), report, &mut put)?;
     put("general.quantization_version", Value::U32(2));
     if let Some(file_type) = gguf_keys::file_type(outputs.iter().map(|output| &output.spec)) {
         put(gguf_keys::FILE_TYPE_KEY, Value::U32(file_type));

@@ -3,31 +3,37 @@
 use super::Report;
 use crate::format::Error as FormatError;
 use crate::format::gguf::{Array, Strings, Value};
-use crate::format::huggingface::HuggingFace;
+use crate::format::huggingface::read_json;
+use crate::model::Error;
 use crate::model::chat_template;
 use crate::model::tokenizer::{PreTokenizer, SpacePrefix, TokenType, TokenizerKind, TokenizerSpec};
-use crate::model::{Error, ModelConfig};
 use serde_json::Value as Json;
 use std::collections::HashSet;
+use std::path::Path;
 
 /// The score of a token that was added to a SentencePiece vocabulary, and of one that fills it up.
 const ADDED_SCORE: f32 = -1000.0;
 const UNUSED_SCORE: f32 = -10000.0;
 
-/// Adds all tokenizer keys through `put`.
+/// Adds all tokenizer keys through `put`, for the tokenizer in the folder `path` and an embedding of `rows` rows (as many
+/// as there are tokens, where that is not known).
 pub(super) fn add(
-    folder: &HuggingFace,
-    config: &ModelConfig,
+    path: &Path,
+    rows: Option<usize>,
     report: &mut Report,
     put: &mut impl FnMut(&str, Value),
 ) -> Result<(), Error> {
-    let path = folder.path();
+    let json = |name: &str| {
+        let file = path.join(name);
+        if file.is_file() { read_json(&file) } else { Ok(Json::Null) }
+    };
     let wrong = |source| Error::Tokenizer { path: path.to_owned(), source };
     let spec = TokenizerSpec::from_hugging_face(path).map_err(wrong)?;
     report.notes.extend(spec.notes.iter().cloned());
     let error =
         |key: &str, what: String| FormatError::Key { path: path.to_owned(), key: key.to_owned(), what };
-    let (known, rows) = (spec.tokens.len(), config.vocab_size);
+    let known = spec.tokens.len();
+    let rows = rows.unwrap_or(known);
     if known > rows {
         let what = format!("{known} tokens, but the embedding has {rows} rows");
         return Err(error("tokenizer.json", what).into());
@@ -88,13 +94,13 @@ pub(super) fn add(
             put(&format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
         }
     }
-    let stated = folder.json("tokenizer_config.json")?.unwrap_or_default();
+    let stated = json("tokenizer_config.json")?;
     // Llama's tokenizers add bos unless a file says otherwise.
     let by_default = matches!(pre, None | Some(PreTokenizer::Llama3));
     if spec.add_bos || by_default || stated["add_bos_token"].is_boolean() {
         put("tokenizer.ggml.add_bos_token", Value::Bool(spec.add_bos));
     }
-    if separates_pairs(&folder.json("tokenizer.json")?.unwrap_or_default()) {
+    if separates_pairs(&json("tokenizer.json")?) {
         put("tokenizer.ggml.add_sep_token", Value::Bool(false));
     }
     if spec.add_eos || stated["add_eos_token"].is_boolean() {

@@ -6,7 +6,9 @@
 
 mod apr_keys;
 mod apr_to_gguf;
+pub mod diff;
 mod export;
+mod folder_texts;
 mod gguf_keys;
 mod gguf_to_apr;
 mod gguf_tokenizer;
@@ -17,13 +19,18 @@ pub mod mix;
 mod names;
 mod plan;
 mod reencode;
+mod stamp;
 mod to_hugging_face;
+mod to_lattice;
+pub mod validate;
 
 pub use apr_to_gguf::{apr_to_gguf, write_gguf};
 pub use export::{FileFormat, Planned, dry_run, export};
 pub use gguf_to_apr::{gguf_to_apr, write_apr};
 pub use importance::Importance;
+pub use stamp::{Change, Stamp, Stamped, stamp};
 pub use to_hugging_face::export_hugging_face;
+pub use to_lattice::export_lattice;
 
 use crate::quant::TensorType;
 use std::fmt;

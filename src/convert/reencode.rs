@@ -6,7 +6,7 @@
 
 use super::{Progress, Reencoded, Report};
 use crate::format::{Error, Tensor, TensorSpec};
-use crate::quant::{self, BlockAprQ4, BlockQ4_0, TensorType};
+use crate::quant::{self, BlockAprQ4, BlockLatticeQ4, BlockQ4_0, TensorType};
 use half::{bf16, f16};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -38,6 +38,8 @@ enum How {
     Copy,
     /// AprQ4 blocks as Q4_0 blocks: the same scale and nibbles, in another order.
     AprQ4ToQ4_0,
+    /// LatticeQ4 blocks as Q4_1 blocks: the same numbers, in another order.
+    LatticeToQ4_1,
     /// Decoded, and encoded in the type that `spec` names.
     Encode,
 }
@@ -110,7 +112,14 @@ impl Output {
                 output.how = How::AprQ4ToQ4_0;
                 Ok(output)
             }
-            TensorType::AprQ4 | TensorType::AprQ8 => Self::decode(source, name, false),
+            TensorType::LatticeQ4 if source.row_bytes().is_some() => {
+                let mut output = Self::copy(source, name).encoded(TensorType::Q4_1, None)?;
+                output.how = How::LatticeToQ4_1;
+                Ok(output)
+            }
+            TensorType::AprQ4 | TensorType::AprQ8 | TensorType::LatticeQ4 => {
+                Self::decode(source, name, false)
+            }
             _ if source.is_row_padded() => Self::decode(source, name, false),
             _ => Ok(Self::copy(source, name)),
         }
@@ -297,6 +306,13 @@ impl Output {
                     out.copy_from_slice(bytemuck::bytes_of(&apr_q4_to_q4_0(block)));
                 }
             }
+            How::LatticeToQ4_1 => {
+                let blocks: &[BlockLatticeQ4] = bytemuck::try_cast_slice(source_row(&self.source, row)?)
+                    .map_err(|cause| wrong(cause.to_string()))?;
+                for (block, out) in blocks.iter().zip(out.chunks_mut(size_of::<BlockLatticeQ4>())) {
+                    out.copy_from_slice(bytemuck::bytes_of(&block.to_q4_1()));
+                }
+            }
             How::Encode => {
                 decode_row(&self.source, row, values)?;
                 quant::encode_row(self.spec.tensor_type, values, self.importance.as_deref(), out)
@@ -306,8 +322,20 @@ impl Output {
         Ok(())
     }
 
+    /// The values of the rows that are written, decoded one row at a time.
+    pub(super) fn values(&self) -> Result<Values<'_>, Error> {
+        let vector = self.source.shape.len() <= 1;
+        let mut row = vec![0.0; self.source.cols()];
+        if vector {
+            decode_row(&self.source, 0, &mut row)?;
+            let order = (0..self.rows.len()).map(|to| self.rows.start + self.order.source(to));
+            row = order.filter_map(|from| row.get(from).copied()).collect();
+        }
+        Ok(Values { output: self, vector, row })
+    }
+
     /// The source's bytes that go into this tensor.
-    fn bytes_read(&self) -> u64 {
+    pub(super) fn bytes_read(&self) -> u64 {
         let (part, all) = (self.rows.len() as u128, matrix_rows(&self.source).max(1) as u128);
         (self.source.range.len() as u128 * part / all) as u64
     }
@@ -322,8 +350,27 @@ impl Output {
             to,
             bytes_read: self.bytes_read(),
             bytes_written: self.spec.bytes as u64,
-            exact: to == TensorType::F32 || self.how == How::AprQ4ToQ4_0,
+            exact: to == TensorType::F32 || matches!(self.how, How::AprQ4ToQ4_0 | How::LatticeToQ4_1),
         })
+    }
+}
+
+/// A tensor's values in the order of the output, whatever the source's.
+#[derive(Debug)]
+pub(super) struct Values<'a> {
+    output: &'a Output,
+    vector: bool,
+    row: Vec<f32>,
+}
+
+impl Values<'_> {
+    /// Row number `row`; a vector is one row.
+    pub(super) fn row(&mut self, row: usize) -> Result<&[f32], Error> {
+        if !self.vector {
+            let from = self.output.rows.start + self.output.order.source(row);
+            decode_row(&self.output.source, from, &mut self.row)?;
+        }
+        Ok(&self.row)
     }
 }
 
@@ -396,15 +443,15 @@ fn decode_row(tensor: &Tensor, row: usize, values: &mut [f32]) -> Result<(), Err
             decode(&[scale, weights].concat(), values)
         }
         // Blocks run over the ends of rows: all that the row touches.
-        TensorType::AprQ4 if tensor.row_bytes().is_none() => {
-            const LEN: usize = TensorType::AprQ4.block_len();
-            const BYTES: usize = TensorType::AprQ4.block_bytes();
-            let blocks = first / LEN..after.div_ceil(LEN);
-            let bytes = tensor.bytes().get(blocks.start * BYTES..blocks.end * BYTES).ok_or_else(outside)?;
-            let mut touched = vec![0.0; blocks.len() * LEN];
+        flat if flat.ignores_rows() && tensor.row_bytes().is_none() => {
+            let (len, block_bytes) = (flat.block_len(), flat.block_bytes());
+            let blocks = first / len..after.div_ceil(len);
+            let bytes = tensor.bytes().get(blocks.start * block_bytes..blocks.end * block_bytes);
+            let bytes = bytes.ok_or_else(outside)?;
+            let mut touched = vec![0.0; blocks.len() * len];
             decode(bytes, &mut touched)?;
             values
-                .copy_from_slice(touched.get(first % LEN..).and_then(|v| v.get(..cols)).ok_or_else(outside)?);
+                .copy_from_slice(touched.get(first % len..).and_then(|v| v.get(..cols)).ok_or_else(outside)?);
             Ok(())
         }
         _ if tensor.is_row_padded() => {

@@ -1,9 +1,10 @@
 //! A backend with a model on it and the graphs compiled so far.
 
 use super::Error;
+use super::ahead::Ahead;
 use crate::backend::{Backend, Counters, GraphId, KernelTime, Sampling};
 use crate::plan::{Decoder, Numerics, Plan, Row, Rows};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// The largest decode batch that plans are made for; larger crowds take turns.
 pub const MAX_BATCH: usize = 8;
@@ -21,8 +22,10 @@ pub struct Device {
     trained_context: usize,
     slots: usize,
     chunk: usize,
-    /// The graph and rows of the last round of decoding, as the next replay would find them.
-    captured: Option<(GraphId, Vec<Row>)>,
+    /// The last round of decoding, and those queued behind it.
+    ahead: Option<Ahead>,
+    /// Slots whose text on the backend, which penalties look at, has tokens that were dropped.
+    stale: BTreeSet<u32>,
 }
 
 impl Device {
@@ -37,8 +40,8 @@ impl Device {
         chunk: usize,
     ) -> Self {
         let graphs = HashMap::new();
-        let (chunk, captured) = (chunk.max(1), None);
-        Self { backend, decoder, numerics, graphs, context, trained_context, slots, chunk, captured }
+        let (chunk, ahead, stale) = (chunk.max(1), None, BTreeSet::new());
+        Self { backend, decoder, numerics, graphs, context, trained_context, slots, chunk, ahead, stale }
     }
 
     /// Positions per sequence.
@@ -74,6 +77,11 @@ impl Device {
     /// The backend's name and one line about the device.
     pub fn describe(&self) -> (&'static str, String) {
         (self.backend.name(), self.backend.describe())
+    }
+
+    /// Takes what a user should know since the last call.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        self.backend.take_notes()
     }
 
     /// What has run so far.
@@ -138,17 +146,41 @@ impl Device {
     }
 
     /// Runs one token of up to [`MAX_BATCH`] sequences, each sampling its next: one token per row. Where the rows
-    /// continue the last round, the backend replays its graph and nothing is sent to it.
-    pub(super) fn decode(&mut self, rows: &[Row]) -> Result<Vec<u32>, Error> {
-        let graph = self.graph(Rows { rows: rows.len(), logit_rows: rows.len(), sample: true })?;
-        match self.captured.take() {
-            Some((last, next)) if last == graph && next == rows => self.backend.replay(graph, 1)?,
-            _ => self.backend.run(graph, rows)?,
-        }
-        let tokens = self.backend.sampled(graph)?.concat();
-        let next = |(row, &token): (&Row, &u32)| Row { token, position: row.position + 1, ..*row };
-        self.captured = Some((graph, rows.iter().zip(&tokens).map(next).collect()));
+    /// continue the last round, the backend replays its graph and nothing is sent to it; up to `most` rounds will be
+    /// wanted, so that many may be queued. Call [`Self::turn_to`] before.
+    pub(super) fn decode(&mut self, rows: &[Row], most: usize) -> Result<Vec<u32>, Error> {
+        let graph = self.decode_graph(rows.len())?;
+        let continued = self.ahead.take().filter(|ahead| ahead.continues(graph, rows));
+        let mut ahead = match continued {
+            Some(ahead) => ahead,
+            None => Ahead::start(&mut *self.backend, graph, rows)?,
+        };
+        let tokens = ahead.next(&mut *self.backend, most)?;
+        self.ahead = Some(ahead);
         Ok(tokens)
+    }
+
+    /// Drops what is queued ahead where `rows` do not continue it. Returns those of their slots whose sampling must be set
+    /// again.
+    pub(super) fn turn_to(&mut self, rows: &[Row]) -> Result<Vec<u32>, Error> {
+        let graph = self.decode_graph(rows.len())?;
+        if self.ahead.as_ref().is_some_and(|ahead| !ahead.continues(graph, rows)) {
+            self.drop_queued();
+        }
+        Ok(rows.iter().map(|row| row.slot).filter(|slot| self.stale.contains(slot)).collect())
+    }
+
+    fn decode_graph(&mut self, rows: usize) -> Result<GraphId, Error> {
+        self.graph(Rows { rows, logit_rows: rows, sample: true })
+    }
+
+    fn drop_queued(&mut self) {
+        if let Some(ahead) = self.ahead.take() {
+            let slots: Vec<u32> = ahead.rows().iter().map(|row| row.slot).collect();
+            if ahead.drop_queued(&mut *self.backend) {
+                self.stale.extend(slots);
+            }
+        }
     }
 
     /// Sets how a slot is sampled.
@@ -158,12 +190,17 @@ impl Device {
         sampling: &Sampling,
         recent: &[u32],
     ) -> Result<(), Error> {
+        // Tokens queued for this slot would be drawn in the old way.
+        if self.ahead.as_ref().is_some_and(|ahead| ahead.rows().iter().any(|row| row.slot == slot)) {
+            self.drop_queued();
+        }
+        self.stale.remove(&slot);
         Ok(self.backend.set_sampling(slot, sampling, recent)?)
     }
 
     /// The backend, to run plans of one's own choice: see [`Self::graph`].
     pub fn backend_mut(&mut self) -> &mut dyn Backend {
-        self.captured = None;
+        self.drop_queued();
         &mut *self.backend
     }
 

@@ -32,3 +32,21 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 }
+
+impl Error {
+    /// The program's exit code, see `aprgpu --help`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Model(error) => error.exit_code(),
+            Self::Plan(_) => 6,
+            Self::Backend(error) => match error {
+                backend::Error::Unavailable { .. } => 14,
+                backend::Error::OutOfMemory { .. } => 6,
+                backend::Error::BadWeight { .. } => 5,
+                _ => 8,
+            },
+            Self::ContextFull { .. } => 8,
+        }
+    }
+}

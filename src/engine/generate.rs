@@ -179,6 +179,7 @@ impl<'a> Generator<'a> {
 
     fn start(&mut self, index: usize, sequence: SequenceId, request: Request) -> Result<Active, Error> {
         self.scheduler.start(sequence, &request.tokens, &request.sampling)?;
+        self.scheduler.expect(sequence, request.max_tokens);
         let stops = StopStrings::new(&request.stop);
         let generated = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length };
         let decoder = if request.continues_text { StreamDecoder::continuing() } else { StreamDecoder::new() };

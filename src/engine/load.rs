@@ -1,67 +1,22 @@
 //! A model, opened, checked and set up on a backend.
 
-use super::{Device, Error};
+use super::choice::automatic;
+use super::{BackendChoice, Device, Error};
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{self, CudaBackend};
 #[cfg(feature = "wgpu")]
-use crate::backend::wgpu::{AdapterChoice, Gpu, Options, WgpuBackend};
-use crate::backend::{self, Backend};
+use crate::backend::wgpu::{self, Options, WgpuBackend};
 use crate::model::{Model, Role, WeightTensor};
-#[cfg(feature = "wgpu")]
-use crate::plan::Rows;
 use crate::plan::{
     Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource,
 };
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::plan::{Plan, Rows};
 use std::fmt;
 use std::sync::Arc;
-
-/// Which backend to run on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// The fastest there is; the report says which and why.
-    #[default]
-    Auto,
-    /// The fast CPU path.
-    Cpu,
-    /// The scalar specification.
-    Twin,
-    /// WGSL on Vulkan, Metal or DX12.
-    #[cfg(feature = "wgpu")]
-    Wgpu(AdapterChoice),
-}
-
-impl BackendChoice {
-    /// The names that `--backend` takes.
-    #[cfg(feature = "wgpu")]
-    pub const NAMES: &[&str] = &["auto", "cpu", "twin", "wgpu"];
-    /// The names that `--backend` takes.
-    #[cfg(not(feature = "wgpu"))]
-    pub const NAMES: &[&str] = &["auto", "cpu", "twin"];
-
-    /// The choice of this name. `wgpu:ADAPTER` names a part of an adapter's name, or its index.
-    ///
-    /// # Errors
-    /// The backend is not built into this program, or there is none of this name.
-    pub fn from_name(name: &str) -> Result<Self, Error> {
-        Ok(match name {
-            "auto" => Self::Auto,
-            "cpu" => Self::Cpu,
-            "twin" => Self::Twin,
-            #[cfg(feature = "wgpu")]
-            "wgpu" => Self::Wgpu(AdapterChoice::default()),
-            _ => {
-                #[cfg(feature = "wgpu")]
-                if let Some(adapter) = name.strip_prefix("wgpu:") {
-                    let adapter = Some(adapter.to_owned());
-                    return Ok(Self::Wgpu(AdapterChoice { adapter, ..AdapterChoice::default() }));
-                }
-                let built_in = Self::NAMES.join(", ");
-                let what = format!("`{name}` is not built into this program; there are {built_in}");
-                return Err(backend::Error::Unavailable { backend: "unknown", reason: what }.into());
-            }
-        })
-    }
-}
 
 /// How to run a model.
 #[derive(Clone, Debug)]
@@ -201,46 +156,97 @@ pub fn start(
     }
     let kv_layout = decoder.kv_layout(settings.slots, context, settings.numerics.kv);
     let parts = (&decoder, source, kv_layout, rope);
-    let (backend, notes) = set_up(&settings.backend, parts, settings.threads, progress)?;
+    let (backend, notes) = if settings.backend == BackendChoice::Auto {
+        let (set_up, reason) = set_up_automatic(parts, settings.threads, progress)?;
+        report.reason = Some(reason);
+        set_up
+    } else {
+        set_up(&settings.backend, parts, settings.threads, progress)?
+    };
     report.notes.extend(notes);
     report.backend = format!("{}: {}", backend.name(), backend.describe());
-    if settings.backend == BackendChoice::Auto {
-        report.reason = Some("chosen by `auto`: a GPU is taken only with --backend".to_owned());
-    }
     let device =
         Device::new(backend, decoder, settings.numerics, (context, trained), settings.slots, settings.chunk);
     Ok((device, report))
 }
 
+/// What a backend is set up with: the model's shape, its weights, its cache, its angles.
+type Parts<'a> = (&'a Decoder, Arc<dyn WeightSource + Send + Sync>, KvLayout, RopeTable);
+
+/// A backend, with notes for its user.
+pub type SetUp = (Box<dyn Backend>, Vec<String>);
+
+/// Sets up what `auto` takes, with the reason for it and notes. A GPU that cannot run the model gives way to the CPU, and
+/// the reason says so.
+fn set_up_automatic(
+    parts: Parts<'_>,
+    threads: Option<usize>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(SetUp, String), Error> {
+    let (choice, mut reason) = automatic();
+    if choice != BackendChoice::Cpu {
+        match set_up(&choice, parts.clone(), threads, progress) {
+            Ok(set_up) => return Ok((set_up, reason)),
+            Err(error) => reason = format!("{reason}, but cannot run this: {error}"),
+        }
+    }
+    Ok((set_up(&BackendChoice::Cpu, parts, threads, progress)?, reason))
+}
+
 /// Sets up a backend, with notes for its user. The only place that names them all.
 pub fn set_up(
     choice: &BackendChoice,
-    (decoder, source, kv_layout, rope): (&Decoder, Arc<dyn WeightSource + Send + Sync>, KvLayout, RopeTable),
+    (decoder, source, kv_layout, rope): Parts<'_>,
     threads: Option<usize>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Box<dyn Backend>, Vec<String>), Error> {
+) -> Result<SetUp, Error> {
     Ok(match choice {
+        BackendChoice::Auto => {
+            let parts = (decoder, source, kv_layout, rope);
+            let ((backend, mut notes), reason) = set_up_automatic(parts, threads, progress)?;
+            notes.insert(0, reason);
+            (backend, notes)
+        }
         BackendChoice::Twin => (Box::new(Twin::new(decoder.weights(), source, kv_layout, rope)?), Vec::new()),
-        BackendChoice::Auto | BackendChoice::Cpu => {
+        BackendChoice::Cpu => {
             let cpu = Cpu::new(decoder, source, (kv_layout, rope), threads, None, progress)?;
             let packed = cpu.packed_bytes() as f64 / 1e6;
             let copy = "weights repacked for the CPU; the mapped file's pages were given back";
             (Box::new(cpu), vec![format!("{packed:.1} MB of {copy}")])
         }
+        #[cfg(feature = "cuda")]
+        BackendChoice::Cuda(choice) => {
+            let gpu = cuda::Gpu::shared(choice)?;
+            let mut notes = Vec::new();
+            if gpu.summary().simulated {
+                let name = &gpu.summary().name;
+                notes.push(format!("{name} is a simulator: a check of the kernels, not a fast path"));
+            }
+            let plan = one_row(decoder, &kv_layout);
+            let cuda = CudaBackend::new(&gpu, &plan, &source, kv_layout, &rope, progress)?;
+            notes.push(format!("{:.1} MB on the device", cuda.device_bytes() as f64 / 1e6));
+            (Box::new(cuda), notes)
+        }
         #[cfg(feature = "wgpu")]
         BackendChoice::Wgpu(choice) => {
-            let gpu = Gpu::shared(choice)?;
-            let mut notes = Vec::new();
+            let gpu = wgpu::Gpu::shared(choice)?;
+            let mut notes = gpu.take_notes();
             if gpu.summary().software {
                 let name = &gpu.summary().name;
                 notes
                     .push(format!("{name} is a CPU that plays GPU: a check of the shaders, not a fast path"));
             }
-            let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
-            let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
+            let plan = one_row(decoder, &kv_layout);
             let wgpu = WgpuBackend::new(gpu, &plan, &source, kv_layout, &rope, Options::default(), progress)?;
             notes.push(format!("{:.1} MB on the device", wgpu.device_bytes() as f64 / 1e6));
             (Box::new(wgpu), notes)
         }
     })
+}
+
+/// A plan that names every weight.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn one_row(decoder: &Decoder, kv_layout: &KvLayout) -> Plan {
+    let numerics = Numerics { activations: Activations::Q8, kv: kv_layout.kv_type };
+    decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics)
 }

@@ -4,7 +4,7 @@
 //! chosen never changes a result: a row's arithmetic depends on its own sequence alone.
 
 use super::{Device, Error, MAX_BATCH};
-use crate::backend::Sampling;
+use crate::backend::{Counters, Sampling};
 use crate::plan::Row;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub struct Stats {
     pub decode_time: Duration,
     /// Rounds of decoding: fewer than tokens where sequences shared a batch.
     pub decode_rounds: usize,
+    /// What the backend did for them; rounds that were queued and dropped count as well.
+    pub decode_work: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,9 @@ struct Sequence {
     prompt: usize,
     /// How many of them are in the cache.
     cached: usize,
+    /// Tokens that are wanted in all, where the caller has said so.
+    wanted: Option<usize>,
+    sampling: Sampling,
 }
 
 /// Drives several sequences over one device.
@@ -108,7 +113,17 @@ impl Scheduler {
         sequence.tokens = tokens.to_vec();
         sequence.prompt = tokens.len();
         sequence.running = true;
+        sequence.wanted = None;
+        sequence.sampling = sampling.clone();
         Ok(tokens.len() - sequence.cached)
+    }
+
+    /// Says that no more than `new_tokens` will be wanted of a sequence that was just started, so that the device does not
+    /// run further ahead.
+    pub fn expect(&mut self, id: SequenceId, new_tokens: usize) {
+        if let Some(sequence) = self.sequences.get_mut(id.0 as usize) {
+            sequence.wanted = sequence.prompt.checked_add(new_tokens);
+        }
     }
 
     /// Stops a sequence; its text stays in the cache.
@@ -190,7 +205,13 @@ impl Scheduler {
             }
         };
         let rows: Vec<Row> = slots.iter().map(row).collect();
-        let tokens = self.device.decode(&rows)?;
+        for slot in self.device.turn_to(&rows)? {
+            let Some(sequence) = self.sequences.get(slot as usize) else { continue };
+            self.device.set_sampling(slot, &sequence.sampling, &sequence.tokens)?;
+        }
+        let before = self.device.counters();
+        let tokens = self.device.decode(&rows, self.rounds(&slots))?;
+        self.stats.decode_work = self.stats.decode_work.plus(self.device.counters().since(before));
         let mut produced = Vec::new();
         for (&slot, &token) in slots.iter().zip(&tokens) {
             let sequence = &mut self.sequences[slot];
@@ -202,6 +223,18 @@ impl Scheduler {
         self.stats.decode_rounds += 1;
         self.stats.decode_time += clock.elapsed();
         Ok(produced)
+    }
+
+    /// Rounds that these slots will want together: one where others wait for their turn.
+    fn rounds(&self, slots: &[usize]) -> usize {
+        if self.sequences.iter().filter(|sequence| sequence.running).count() > slots.len() {
+            return 1;
+        }
+        let context = self.device.context();
+        let of = |sequence: &Sequence| {
+            sequence.wanted.unwrap_or(usize::MAX).min(context).saturating_sub(sequence.tokens.len())
+        };
+        slots.iter().map(|&slot| of(&self.sequences[slot])).min().unwrap_or(1).max(1)
     }
 
     fn sequence(&mut self, id: SequenceId) -> Result<&mut Sequence, Error> {

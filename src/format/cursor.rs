@@ -40,6 +40,11 @@ impl<'a> Cursor<'a> {
         Error::Bytes { path: self.map.path().to_owned(), offset: offset as u64, what: what.into() }
     }
 
+    /// An error about the checksum at `offset`.
+    pub(super) fn checksum_error(&self, offset: usize, what: String) -> Error {
+        Error::Checksum { path: self.map.path().to_owned(), offset: offset as u64, what }
+    }
+
     /// The next `count` bytes; `what` says in an error what they should have been.
     pub(super) fn take(&mut self, count: u64, what: &str) -> Result<&'a [u8], Error> {
         let taken = usize::try_from(count)

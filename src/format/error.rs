@@ -31,6 +31,16 @@ pub enum Error {
         /// Expected, found, what to do.
         what: String,
     },
+    /// The bytes are not those that a checksum was made of.
+    #[error("{}: at byte {offset}: {what}", path.display())]
+    Checksum {
+        /// The file at hand.
+        path: PathBuf,
+        /// Where the checksum lies.
+        offset: u64,
+        /// Expected and found.
+        what: String,
+    },
     /// A metadata key or a tensor is missing, of the wrong kind, or contradicts another.
     #[error("{}: {key}: {what}", path.display())]
     Key {
@@ -49,7 +59,7 @@ impl Error {
         match self {
             Self::Missing { .. } => 3,
             Self::Io { .. } => 7,
-            Self::Bytes { .. } | Self::Key { .. } => 4,
+            Self::Bytes { .. } | Self::Checksum { .. } | Self::Key { .. } => 4,
         }
     }
 }

@@ -1,7 +1,8 @@
-//! A Hugging Face folder: `config.json`, weights in one safetensors file or several, and the tokenizer's files.
+//! A Hugging Face folder: `config.json`, weights in one safetensors file or several (or in lattice's files), and the
+//! tokenizer's files.
 
 use super::names::NameIndex;
-use super::{Error, Map, Tensor, json, safetensors};
+use super::{Error, Map, Tensor, json, lattice, safetensors};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +20,7 @@ pub struct HuggingFace {
     pub config: Value,
     tensors: Vec<Tensor>,
     index: NameIndex,
+    is_lattice: bool,
 }
 
 impl HuggingFace {
@@ -32,7 +34,10 @@ impl HuggingFace {
         }
         let single = folder.join(WEIGHTS);
         let index = folder.join(INDEX);
-        let tensors = if single.exists() || !index.exists() {
+        let is_lattice = !single.exists() && !index.exists() && lattice::is_folder(folder);
+        let tensors = if is_lattice {
+            lattice::read_folder(folder)?
+        } else if single.exists() || !index.exists() {
             safetensors::read(&Map::open(&single)?)?
         } else {
             read_shards(folder, &index)?
@@ -40,14 +45,19 @@ impl HuggingFace {
         let index = NameIndex::new(tensors.len(), |i| &tensors[i].name).map_err(|twice| Error::Key {
             path: folder.to_owned(),
             key: twice.clone(),
-            what: "two of the folder's safetensors files hold a tensor with this name".to_owned(),
+            what: "two of the folder's files hold a tensor with this name".to_owned(),
         })?;
-        Ok(Self { folder: folder.to_owned(), config, tensors, index })
+        Ok(Self { folder: folder.to_owned(), config, tensors, index, is_lattice })
     }
 
     /// The folder that was opened.
     pub fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// Whether its weights are in lattice's files.
+    pub fn is_lattice(&self) -> bool {
+        self.is_lattice
     }
 
     /// All tensors, file by file, in the order of their bytes.
@@ -81,7 +91,8 @@ fn plain_name(name: &str) -> Option<&str> {
     (plain && !name.contains(['/', '\\'])).then_some(name)
 }
 
-fn read_json(path: &Path) -> Result<Value, Error> {
+/// A JSON file in which no key appears twice.
+pub fn read_json(path: &Path) -> Result<Value, Error> {
     let map = Map::open(path)?;
     json::parse(map.bytes()).map_err(|cause| Error::Bytes {
         path: path.to_owned(),

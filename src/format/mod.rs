@@ -4,6 +4,7 @@
 pub mod apr;
 pub mod gguf;
 pub mod huggingface;
+pub mod lattice;
 pub mod safetensors;
 pub mod write;
 

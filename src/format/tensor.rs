@@ -47,7 +47,7 @@ impl Tensor {
     }
 
     /// Bytes from one row to the next. `None` where rows do not start on a byte of their own: AprQ8 (one scale before
-    /// the whole tensor) and AprQ4 whose blocks run on over the ends of rows.
+    /// the whole tensor), and AprQ4 and LatticeQ4 whose blocks run on over the ends of rows.
     pub fn row_bytes(&self) -> Option<usize> {
         row_bytes(self.tensor_type, self.cols())
     }
@@ -106,18 +106,20 @@ pub(super) fn element_count(shape: &[usize]) -> Option<usize> {
 fn row_bytes(tensor_type: TensorType, cols: usize) -> Option<usize> {
     match tensor_type {
         TensorType::AprQ8 => None,
-        TensorType::AprQ4 => tensor_type.row_bytes(cols),
+        _ if tensor_type.ignores_rows() => tensor_type.row_bytes(cols),
         _ => cols.div_ceil(tensor_type.block_len()).checked_mul(tensor_type.block_bytes()),
     }
 }
 
 /// Bytes that a tensor of this type and shape takes: rows of whole blocks, each padded where the block does not divide
-/// it; AprQ4 in blocks over the whole tensor; AprQ8 one float32 scale and a byte per element. `None` on overflow.
+/// it; AprQ4 and LatticeQ4 in blocks over the whole tensor; AprQ8 one float32 scale and a byte per element. `None` on overflow.
 pub(super) fn stored_bytes(tensor_type: TensorType, shape: &[usize]) -> Option<usize> {
     let count = element_count(shape)?;
     match tensor_type {
         TensorType::AprQ8 => count.checked_add(4),
-        TensorType::AprQ4 => count.div_ceil(tensor_type.block_len()).checked_mul(tensor_type.block_bytes()),
+        _ if tensor_type.ignores_rows() => {
+            count.div_ceil(tensor_type.block_len()).checked_mul(tensor_type.block_bytes())
+        }
         _ => {
             let (cols, outer) = shape.split_last().map_or((1, shape), |(&cols, outer)| (cols, outer));
             element_count(outer)?.checked_mul(row_bytes(tensor_type, cols)?)

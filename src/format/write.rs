@@ -1,10 +1,79 @@
 //! Files that appear whole or not at all: written beside the target under a temporary name, then renamed.
+//!
+//! A process that is killed cannot clean up. It holds a lock on what it writes, which the system takes back; whoever writes
+//! into the same folder next removes what nobody holds any more.
 
 use super::Error;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tempfile::NamedTempFile;
+
+/// What temporary names begin and end with.
+const PREFIX: &str = ".aprgpu-";
+const SUFFIX: &str = ".tmp";
+/// Left-overs younger than this are let be: their owner may be about to lock them.
+const LEAST_AGE: Duration = Duration::from_secs(60);
+
+/// What this process is writing.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes everything that this process has begun to write and not finished: for the moment before it ends early.
+pub fn remove_unfinished() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+}
+
+/// A temporary path in the list of what is unfinished, locked, for as long as this lives.
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    /// Holds the lock, where there is one.
+    _lock: Option<File>,
+}
+
+impl Unfinished {
+    fn new(path: &Path) -> Self {
+        // Elsewhere a lock would keep this process itself from writing.
+        let lock = if cfg!(unix) {
+            File::open(path).ok().filter(|file| file.try_lock_shared().is_ok())
+        } else {
+            None
+        };
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        Self { path: path.to_owned(), _lock: lock }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
+    }
+}
+
+/// Removes what processes that were killed have left in a folder.
+fn remove_leftovers(folder: &Path) {
+    if !cfg!(unix) {
+        return;
+    }
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        if !is_ours {
+            continue;
+        }
+        let path = entry.path();
+        let age =
+            entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
+        let abandoned = || File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if age.is_some_and(|age| age >= LEAST_AGE) && abandoned() {
+            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        }
+    }
+}
 
 /// A file that is being written. [`AtomicFile::commit`] puts it in its place; dropped before that, it leaves nothing
 /// behind and whatever was there stays.
@@ -12,6 +81,7 @@ use tempfile::NamedTempFile;
 pub struct AtomicFile {
     target: PathBuf,
     out: BufWriter<NamedTempFile>,
+    _unfinished: Unfinished,
 }
 
 impl AtomicFile {
@@ -43,7 +113,8 @@ impl AtomicFile {
             _ => Path::new("."),
         };
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".aprgpu-").suffix(".tmp");
+        builder.prefix(PREFIX).suffix(SUFFIX);
+        remove_leftovers(folder);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -54,7 +125,8 @@ impl AtomicFile {
         if let Some(existing) = existing {
             temporary.as_file().set_permissions(existing.permissions()).map_err(io)?;
         }
-        Ok(Self { target, out: BufWriter::with_capacity(1 << 20, temporary) })
+        let unfinished = Unfinished::new(temporary.path());
+        Ok(Self { target, out: BufWriter::with_capacity(1 << 20, temporary), _unfinished: unfinished })
     }
 
     /// Commits if `check` finds nothing wrong with the complete file, which it gets under its temporary name.
@@ -79,6 +151,25 @@ impl AtomicFile {
         Ok(())
     }
 
+    /// Fills the file with the content of `source`. The system does the copying: where its file system can, both files
+    /// share their blocks from then on, and nothing is written twice.
+    pub fn fill_from(&mut self, source: &Path) -> Result<(), Error> {
+        let io = |error: std::io::Error| Error::Io { path: source.to_owned(), source: error };
+        let mut from = File::open(source).map_err(io)?;
+        let io = |error: std::io::Error| Error::Io { path: self.target.clone(), source: error };
+        self.out.flush().map_err(io)?;
+        std::io::copy(&mut from, self.out.get_mut().as_file_mut()).map_err(io)?;
+        Ok(())
+    }
+
+    /// Replaces what stands at `offset`, behind [`AtomicFile::fill_from`].
+    pub fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let io = |error: std::io::Error| Error::Io { path: self.target.clone(), source: error };
+        self.out.flush().map_err(io)?;
+        let file = self.out.get_mut().as_file_mut();
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(io)
+    }
+
     /// The file that will be written.
     pub fn target(&self) -> &Path {
         &self.target
@@ -101,6 +192,7 @@ impl Write for AtomicFile {
 pub struct AtomicFolder {
     target: PathBuf,
     folder: tempfile::TempDir,
+    _unfinished: Unfinished,
 }
 
 impl AtomicFolder {
@@ -121,13 +213,16 @@ impl AtomicFolder {
             _ => Path::new("."),
         };
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".aprgpu-").suffix(".tmp");
+        builder.prefix(PREFIX).suffix(SUFFIX);
+        remove_leftovers(parent);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o777));
         }
-        Ok(Self { target: target.to_owned(), folder: builder.tempdir_in(parent).map_err(io)? })
+        let folder = builder.tempdir_in(parent).map_err(io)?;
+        let unfinished = Unfinished::new(folder.path());
+        Ok(Self { target: target.to_owned(), folder, _unfinished: unfinished })
     }
 
     /// Where the files go until the folder is complete.

@@ -16,7 +16,7 @@ pub enum Source {
     Gguf(Gguf),
     /// An APR file.
     Apr(Apr),
-    /// A Hugging Face folder.
+    /// A Hugging Face folder, or lattice's, which differs only in the files of its weights.
     HuggingFace(HuggingFace),
 }
 
@@ -63,6 +63,7 @@ impl Source {
         match self {
             Self::Gguf(_) => "GGUF",
             Self::Apr(_) => "APR",
+            Self::HuggingFace(folder) if folder.is_lattice() => "lattice",
             Self::HuggingFace(_) => "Hugging Face",
         }
     }

@@ -326,6 +326,14 @@ impl Plan {
     /// Logits of the rows that ask for them.
     pub const LOGITS: BufferId = BufferId(4);
 
+    /// Launches of a pass on a GPU, and of the layer that has most; see [`Op::launches`].
+    pub fn launches(&self) -> (usize, usize) {
+        let of = |step: &Step| step.op.launches(self.numerics.activations);
+        let layer = |layer: usize| self.steps.iter().filter(|step| step.layer == Some(layer)).map(of).sum();
+        let most = (0..self.shape.num_layers).map(layer).max().unwrap_or(0);
+        (self.steps.iter().map(of).sum(), most)
+    }
+
     /// Bytes of weights that one run reads.
     pub fn weight_bytes(&self) -> u64 {
         self.steps.iter().map(|step| step.cost.weight_bytes).sum()

@@ -3,6 +3,7 @@
 
 mod cost;
 mod decoder;
+mod numerics;
 mod op;
 mod rope;
 

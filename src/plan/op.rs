@@ -1,6 +1,6 @@
 //! The ops of a decoder: each has the same name here, in `backend/cpu/`, in `shaders/`, in `kernels/` and in the tests.
 
-use super::WeightId;
+use super::{Activations, WeightId};
 
 /// A matrix with its optional bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,22 @@ impl Op {
 }
 
 impl Op {
+    /// Launches of the op on a GPU, in the usual case: one, a second where attention joins its parts and where heads have
+    /// norms, and with activations in blocks of 256 (`Q8K`), which no producer holds, one more to quantize them. Norms
+    /// and quantization are otherwise done by whoever writes the activations.
+    pub const fn launches(&self, activations: Activations) -> usize {
+        let quantize = matches!(activations, Activations::Q8K) as usize;
+        match self {
+            Self::Embed { .. } | Self::Sample => 1,
+            Self::QkvRope { q_norm: Some(_), .. } => 2 + quantize,
+            Self::QkvRope { .. } => 1 + quantize,
+            Self::Attention => 2,
+            Self::AttnOut { .. } | Self::GateUp { .. } | Self::Down { .. } | Self::Head { .. } => {
+                1 + quantize
+            }
+        }
+    }
+
     /// The weights that the op reads.
     pub fn weights(&self) -> Vec<WeightId> {
         let linear = |l: Linear| [Some(l.weight), l.bias];

@@ -68,6 +68,10 @@ pub(crate) trait DotQ8K: Block {
 
 /// A block that values can be encoded as.
 pub(crate) trait Encode: Block {
+    /// Whether a value that is not finite always makes a block that is not finite, without an importance matrix: then
+    /// values need not be looked at beforehand.
+    const SHOWS_FAULTS: bool = false;
+
     /// Encodes a row: `out` has a place for each block of `x`, and `importance`, where given, a weight per column.
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
 }

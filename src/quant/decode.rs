@@ -5,16 +5,16 @@ use super::float::{Bf16Bytes, F32Bytes};
 use super::{
     BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, Error, TensorType,
 };
-use super::{apr_q4, apr_q8};
+use super::{apr_q4, apr_q8, lattice_q4};
 
 /// The types that [`decode_row`] knows.
 const DECODABLE: &str =
-    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K and APR's AprQ4 and AprQ8";
+    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, APR's AprQ4 and AprQ8, and LatticeQ4";
 
 /// Decodes one row, or several that lie one after the other, into `out.len()` values. Exact: every product and sum is
 /// rounded once, as in ggml.
 ///
-/// AprQ4 and AprQ8 have no rows: `bytes` and `out` are the whole tensor.
+/// AprQ4, AprQ8 and LatticeQ4 have no rows: `bytes` and `out` are the whole tensor.
 ///
 /// # Errors
 /// `bytes` is not as long as `out.len()` values are in this type, `out.len()` is not a number of whole blocks, or there
@@ -34,6 +34,7 @@ pub fn decode_row(tensor_type: TensorType, bytes: &[u8], out: &mut [f32]) -> Res
         TensorType::Q6_K => decode_blocks::<BlockQ6K>(bytes, out),
         TensorType::AprQ4 => apr_q4::decode(bytes, out),
         TensorType::AprQ8 => apr_q8::decode(bytes, out),
+        TensorType::LatticeQ4 => lattice_q4::decode(bytes, out),
         _ => Err(Error::Unsupported { tensor_type, action: "decoded", supported: DECODABLE }),
     }
 }
@@ -58,6 +59,7 @@ pub fn finite_scales(tensor_type: TensorType, bytes: &[u8]) -> Result<(), Error>
         TensorType::Q6_K => first_not_finite::<BlockQ6K>(bytes)?,
         TensorType::AprQ4 => apr_q4::first_not_finite(bytes),
         TensorType::AprQ8 => (!apr_q8::is_finite(bytes)).then_some(0),
+        TensorType::LatticeQ4 => lattice_q4::first_not_finite(bytes),
         _ => return Err(Error::Unsupported { tensor_type, action: "checked", supported: DECODABLE }),
     };
     not_finite.map_or(Ok(()), |block| Err(Error::NotFinite { tensor_type, block }))

@@ -136,14 +136,22 @@ fn encode_blocks<B: Encode>(
 ) -> Result<(), Error> {
     let blocks = blocks_mut::<B>(out, values.len())?;
     let blocks_per_row = cols / B::TYPE.block_len();
+    let shows_faults = B::SHOWS_FAULTS && importance.is_none();
     if blocks_per_row > 0 {
         let rows = values.chunks(cols).zip(blocks.chunks_mut(blocks_per_row));
         for (r, (row, out)) in rows.enumerate() {
-            if let Some((index, value)) = first_not_finite(row) {
-                return Err(Error::NotFiniteInput { index: start + r * cols + index, value });
+            let fault = || {
+                let (index, value) = first_not_finite(row)?;
+                Some(Error::NotFiniteInput { index: start + r * cols + index, value })
+            };
+            if !shows_faults && let Some(fault) = fault() {
+                return Err(fault);
             }
             B::encode_row(row, importance, out);
             if !out.iter().fold(true, |finite, block| finite & block.is_finite()) {
+                if let Some(fault) = fault() {
+                    return Err(fault);
+                }
                 let block = out.iter().position(|block| !block.is_finite()).unwrap_or_default();
                 let index = start + r * cols + block * B::TYPE.block_len();
                 return Err(Error::TooLarge { tensor_type: B::TYPE, index });

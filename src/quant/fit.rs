@@ -46,25 +46,31 @@ pub(crate) fn reciprocal(d: f32) -> f32 {
     }
 }
 
-/// The least and the largest of 32 finite values, each the first of its equals.
+/// The least and the largest of 32 values, each the first of its equals; NaN twice where one is not finite.
 #[inline]
 pub(crate) fn range(x: &[f32; 32]) -> (f32, f32) {
-    // The bits of a float, those of a negative one reversed, are ordered as the floats are; so the maximum and minimum
-    // are those of integers, which the compiler reduces in vector registers.
-    let order = |bits: i32| bits ^ (bits >> 31 & 0x7fff_ffff);
-    let (mut min, mut max) = (i32::MAX, i32::MIN);
-    for v in x {
-        let key = order(v.to_bits() as i32);
-        min = min.min(key);
-        max = max.max(key);
+    const WIDTH: usize = 8;
+    // Selections, not `f32::min`: what a comparison with NaN gives does not matter here, and they are single instructions.
+    let (mut min, mut max, mut fault) = ([x[0]; WIDTH], [x[0]; WIDTH], [0.0; WIDTH]);
+    for part in x.as_chunks::<WIDTH>().0 {
+        for k in 0..WIDTH {
+            min[k] = if part[k] < min[k] { part[k] } else { min[k] };
+            max[k] = if part[k] > max[k] { part[k] } else { max[k] };
+            // Zero for what is finite, NaN for all else.
+            fault[k] += part[k] * 0.0;
+        }
     }
-    let value = |key| f32::from_bits(order(key) as u32);
+    let min = min.into_iter().fold(x[0], |a, b| if b < a { b } else { a });
+    let max = max.into_iter().fold(x[0], |a, b| if b > a { b } else { a });
+    if fault.into_iter().sum::<f32>().is_nan() {
+        return (f32::NAN, f32::NAN);
+    }
     let first_zero = || x.iter().copied().find(|v| *v == 0.0).unwrap_or(0.0);
-    let value = |key| if value(key) == 0.0 { first_zero() } else { value(key) };
+    let value = |value: f32| if value == 0.0 { first_zero() } else { value };
     (value(min), value(max))
 }
 
-/// The first of largest magnitude of 32 finite values.
+/// The first of largest magnitude of 32 values; NaN where one is not finite.
 #[inline]
 pub(crate) fn largest(x: &[f32; 32]) -> f32 {
     let (min, max) = range(x);
@@ -73,7 +79,8 @@ pub(crate) fn largest(x: &[f32; 32]) -> f32 {
     } else if max < -min {
         min
     } else {
-        x.iter().copied().find(|v| v.abs() == max).unwrap_or(0.0)
+        // Equal, or not comparable.
+        x.iter().copied().find(|v| v.abs() == max).unwrap_or(max)
     }
 }
 

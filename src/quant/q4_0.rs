@@ -63,6 +63,8 @@ impl DotQ8 for BlockQ4_0 {
 }
 
 impl Encode for BlockQ4_0 {
+    const SHOWS_FAULTS: bool = true;
+
     /// Without an importance matrix the value of largest magnitude becomes exactly `q = 0`: `d = value / -8`.
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         match importance {

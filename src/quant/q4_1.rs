@@ -68,6 +68,8 @@ impl DotQ8 for BlockQ4_1 {
 }
 
 impl Encode for BlockQ4_1 {
+    const SHOWS_FAULTS: bool = true;
+
     /// Without an importance matrix the integers 0 and 15 are the least and the largest value.
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         let block = |d, m, q: [u8; 32]| Self { d, m, qs: pack(&q) };

@@ -73,6 +73,8 @@ impl DotQ8 for BlockQ5_0 {
 }
 
 impl Encode for BlockQ5_0 {
+    const SHOWS_FAULTS: bool = true;
+
     /// Without an importance matrix the value of largest magnitude becomes exactly `q = 0`: `d = value / -16`.
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         let block = |d, q: [u8; 32]| Self { d, qh: pack_high(&q), qs: q4_0::pack(&q) };

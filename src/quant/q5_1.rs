@@ -66,6 +66,8 @@ impl DotQ8 for BlockQ5_1 {
 }
 
 impl Encode for BlockQ5_1 {
+    const SHOWS_FAULTS: bool = true;
+
     /// Without an importance matrix the integers 0 and 31 are the least and the largest value.
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         let block = |d, m, q: [u8; 32]| Self { d, m, qh: pack_high(&q), qs: q4_0::pack(&q) };

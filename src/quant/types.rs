@@ -8,7 +8,7 @@ macro_rules! tensor_types {
         /// The type of a tensor's elements.
         ///
         /// Sizes and codes of the ggml types: `ggml/include/ggml.h` and `ggml/src/ggml-common.h` of ggml 0.25.
-        /// `AprQ4` and `AprQ8` exist in APR files only.
+        /// `AprQ4` and `AprQ8` exist in APR files only, `LatticeQ4` in lattice's `.q4` files.
         #[expect(non_camel_case_types, reason = "the field's own names: Q4_K, not Q4K")]
         #[expect(missing_docs, reason = "each variant is named after the layout it stands for")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +76,7 @@ tensor_types! {
     MXFP4   "MXFP4"   Some(39), 32, 17;
     AprQ4   "AprQ4"   None,     32, 18;
     AprQ8   "AprQ8"   None,     1, 1;
+    LatticeQ4 "LatticeQ4" None, 32, 20;
 }
 
 impl TensorType {
@@ -113,6 +114,11 @@ impl TensorType {
                 | Self::Q5_K
                 | Self::Q6_K
         )
+    }
+
+    /// Whether blocks run over the whole tensor rather than over each row: the ends of rows may lie inside of blocks.
+    pub const fn ignores_rows(self) -> bool {
+        matches!(self, Self::AprQ4 | Self::LatticeQ4)
     }
 
     /// Whether weights of this type are multiplied with float32 activations whatever was asked for.

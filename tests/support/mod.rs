@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod fixtures;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;

@@ -2,13 +2,23 @@
 
 pub(crate) use aprgpu::compare::ops::Make;
 
-use aprgpu::compare::ops::{cases, run_every_op};
+use aprgpu::compare::ops::{Case, cases, run_every_op};
 use aprgpu::plan::{Activations, OpKind};
 
-/// Runs every op alone for every case, kind of activations and number of rows in `batches`. `limit` is the NMSE allowed
-/// for an op: 1e-9 where its inputs are the same, 1e-6 where it quantizes them itself.
+/// [`check_every_op_of`] over all cases.
 pub(crate) fn check_every_op(make: &Make<'_>, batches: &[usize], limit: &dyn Fn(OpKind, Activations) -> f64) {
-    for outcome in run_every_op(&cases(), make, batches).unwrap() {
+    check_every_op_of(&cases(), make, batches, limit);
+}
+
+/// Runs every op alone for every one of `cases`, kind of activations and number of rows in `batches`. `limit` is the NMSE
+/// allowed for an op: 1e-9 where its inputs are the same, 1e-6 where it quantizes them itself.
+pub(crate) fn check_every_op_of(
+    cases: &[Case],
+    make: &Make<'_>,
+    batches: &[usize],
+    limit: &dyn Fn(OpKind, Activations) -> f64,
+) {
+    for outcome in run_every_op(cases, make, batches).unwrap() {
         let (op, rows, activations) = (outcome.op, outcome.rows, outcome.activations);
         let (error, limit) = (outcome.difference.nmse, limit(op, activations));
         let place = format!("{}: {} with {activations:?} activations, {rows} rows", outcome.case, op.name());

@@ -3,11 +3,11 @@
 
 use super::phases::{Buffers, Pass, Weights};
 use super::pool::{Pool, PoolError, SharedBuffer};
-use super::simd::{Isa, KvCache, Panels};
-use super::slots::{Slots, advance, buffer_len, check_rows};
+use super::simd::{Isa, KvCache, PanelMemory, PanelShape, Panels};
+use super::slots::{Sampled, Slots, advance, buffer_len, check_rows};
 use super::{outside_of_cache, physical_cores, probe};
 use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
-use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, WeightId, WeightSource};
+use crate::plan::{BufferId, Decoder, KvLayout, Op, Plan, RopeTable, Row, Weight, WeightId, WeightSource};
 use crate::quant;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,10 +30,12 @@ struct Graph {
     plan: Plan,
     buffers: Buffers,
     rows: Vec<Row>,
+    /// Which of them asked for logits.
+    asked: Vec<usize>,
     /// What the last pass sampled, for the next replay.
     last: Vec<u32>,
     /// What was sampled and not yet taken.
-    sampled: Vec<Vec<u32>>,
+    sampled: Sampled,
 }
 
 impl Cpu {
@@ -52,33 +54,7 @@ impl Cpu {
     ) -> Result<Self, Error> {
         let pool = Pool::new(threads.unwrap_or_else(physical_cores)).map_err(failed)?;
         let kv_cache = KvCache::new(kv_layout.clone()).map_err(failed)?;
-        let mut weights =
-            Weights { list: decoder.weights().to_vec(), panels: vec![], vectors: vec![], source };
-        let total: u64 = decoder.weights().iter().map(|weight| weight.bytes()).sum();
-        let mut done = 0;
-        for (index, weight) in decoder.weights().iter().enumerate() {
-            let id = WeightId(index as u32);
-            let bad = |what: String| Error::BadWeight { name: weight.name.clone(), what };
-            let source = &*weights.source;
-            let (mut panels, mut vector) = (None, vec![]);
-            if weight.is_vector() {
-                vector = vec![0.0; weight.cols];
-                quant::decode_row(weight.tensor_type, source.row(id, 0), &mut vector)
-                    .map_err(|error| bad(error.to_string()))?;
-                if let Some(at) = vector.iter().position(|value| !value.is_finite()) {
-                    return Err(bad(format!("value {at} is not finite")));
-                }
-            } else if decoder.is_multiplied(id) {
-                let row = |row| source.row(id, row);
-                let packed = Panels::pack(weight.tensor_type, weight.rows, weight.cols, row, &pool);
-                panels = Some(packed.map_err(|error| bad(error.to_string()))?);
-                source.release(id);
-            }
-            weights.panels.push(panels);
-            weights.vectors.push(vector);
-            done += weight.bytes();
-            progress(done, total);
-        }
+        let weights = pack(decoder, source, &pool, progress)?;
         Ok(Self {
             pool,
             isa: isa.unwrap_or_else(Isa::detect),
@@ -99,12 +75,13 @@ impl Cpu {
 
     fn pass(&mut self, id: GraphId, steps: Range<usize>) -> Result<(), Error> {
         let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
-        let Graph { plan, buffers, rows, last, sampled } = graph;
+        let Graph { plan, buffers, rows, asked, last, sampled } = graph;
         let steps = plan.steps.get(steps.start.min(plan.steps.len())..steps.end.min(plan.steps.len()));
         let steps = steps.unwrap_or_default();
-        let asked: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].logits).collect();
+        asked.clear();
+        asked.extend((0..rows.len()).filter(|&row| rows[row].logits));
         let (isa, weights, rope, kv_cache) = (self.isa, &self.weights, &self.rope, &self.kv_cache);
-        let pass = Pass { isa, plan, weights, rope, kv_cache, buffers, rows, asked: &asked };
+        let pass = Pass { isa, plan, weights, rope, kv_cache, buffers, rows, asked };
         pass.run(&self.pool, steps).map_err(failed)?;
         self.counters.submits += 1;
         self.counters.launches += steps.len() as u64;
@@ -122,8 +99,8 @@ impl Cpu {
         }
         if steps.last().is_some_and(|step| step.op == Op::Sample) {
             let logits = buffers.activations[Plan::LOGITS.0 as usize].as_mut_slice();
-            *last = self.slots.sample(rows, logits, plan.shape.vocab_size);
-            sampled.push(last.clone());
+            self.slots.sample(rows, logits, plan.shape.vocab_size, last);
+            sampled.push(last);
         }
         Ok(())
     }
@@ -131,6 +108,63 @@ impl Cpu {
     fn graph(&mut self, id: GraphId) -> Result<&mut Graph, Error> {
         self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))
     }
+}
+
+/// Packs every matrix that is multiplied into one memory, and decodes every vector.
+fn pack(
+    decoder: &Decoder,
+    source: Arc<dyn WeightSource + Send + Sync>,
+    pool: &Pool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Weights, Error> {
+    let list = decoder.weights().to_vec();
+    let mut places: Vec<Option<(PanelShape, usize)>> = Vec::new();
+    let mut bytes = 0usize;
+    for (index, weight) in list.iter().enumerate() {
+        if weight.is_vector() || !decoder.is_multiplied(WeightId(index as u32)) {
+            places.push(None);
+            continue;
+        }
+        let shape = PanelShape::new(weight.tensor_type, weight.rows, weight.cols);
+        let shape = shape.map_err(|error| bad(weight, error))?;
+        places.push(Some((shape, bytes)));
+        bytes = bytes.saturating_add(shape.bytes());
+    }
+    let mut memory = PanelMemory::new(bytes).map_err(|error| Error::OutOfMemory {
+        what: format!("{error}: weights"),
+        needed: bytes as u64,
+        available: probe().memory_bytes.unwrap_or(0),
+        advice: "use a smaller model".to_owned(),
+    })?;
+    let total: u64 = list.iter().map(|weight| weight.bytes()).sum();
+    let (mut vectors, mut done) = (Vec::new(), 0);
+    for (index, (weight, place)) in list.iter().zip(&places).enumerate() {
+        let id = WeightId(index as u32);
+        let mut vector = vec![];
+        if weight.is_vector() {
+            vector = vec![0.0; weight.cols];
+            quant::decode_row(weight.tensor_type, source.row(id, 0), &mut vector)
+                .map_err(|error| bad(weight, error))?;
+            if let Some(at) = vector.iter().position(|value| !value.is_finite()) {
+                return Err(bad(weight, format!("value {at} is not finite")));
+            }
+        } else if let Some((shape, start)) = place {
+            let row = |row| source.row(id, row);
+            shape.pack(row, pool, &mut memory, *start).map_err(|error| bad(weight, error))?;
+            source.release(id);
+        }
+        vectors.push(vector);
+        done += weight.bytes();
+        progress(done, total);
+    }
+    let memory = Arc::new(memory);
+    let panels = |(shape, start)| Panels::new(shape, start, Arc::clone(&memory));
+    let panels = places.into_iter().map(|place| place.map(panels)).collect();
+    Ok(Weights { list, panels, vectors, source })
+}
+
+fn bad(weight: &Weight, what: impl ToString) -> Error {
+    Error::BadWeight { name: weight.name.clone(), what: what.to_string() }
 }
 
 fn failed(error: PoolError) -> Error {
@@ -162,7 +196,14 @@ impl Backend for Cpu {
 
     fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error> {
         let buffers = Buffers::new(plan, self.kv_layout.context, self.pool.threads()).map_err(failed)?;
-        self.graphs.push(Graph { plan: plan.clone(), buffers, rows: vec![], last: vec![], sampled: vec![] });
+        self.graphs.push(Graph {
+            plan: plan.clone(),
+            buffers,
+            rows: vec![],
+            asked: vec![],
+            last: vec![],
+            sampled: Sampled::default(),
+        });
         Ok(GraphId(self.graphs.len() as u32 - 1))
     }
 
@@ -189,7 +230,7 @@ impl Backend for Cpu {
     }
 
     fn sampled(&mut self, id: GraphId) -> Result<Vec<Vec<u32>>, Error> {
-        Ok(std::mem::take(&mut self.graph(id)?.sampled))
+        Ok(self.graph(id)?.sampled.take())
     }
 
     fn buffer(&mut self, id: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error> {

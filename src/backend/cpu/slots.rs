@@ -1,6 +1,6 @@
 //! What the host side of a CPU backend keeps per sequence, and the checks that every run starts with.
 
-use super::twin;
+use super::twin::{self, SampleScratch};
 use crate::backend::{Error, Sampling};
 use crate::plan::{BufferId, KvLayout, Plan, Row, Step};
 
@@ -8,11 +8,12 @@ use crate::plan::{BufferId, KvLayout, Plan, Row, Step};
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Vec<(Sampling, Vec<u32>)>,
+    scratch: SampleScratch,
 }
 
 impl Slots {
     pub(super) fn new(slots: usize) -> Self {
-        Self { slots: vec![(Sampling::default(), Vec::new()); slots] }
+        Self { slots: vec![(Sampling::default(), Vec::new()); slots], scratch: SampleScratch::default() }
     }
 
     pub(super) fn set(&mut self, slot: u32, sampling: &Sampling, recent: &[u32]) -> Result<(), Error> {
@@ -22,16 +23,36 @@ impl Slots {
         Ok(())
     }
 
-    /// One token for each row that asked for logits; it joins its sequence's recent text.
-    pub(super) fn sample(&mut self, rows: &[Row], logits: &[f32], vocab_size: usize) -> Vec<u32> {
-        let asked = rows.iter().filter(|row| row.logits).zip(logits.chunks_exact(vocab_size));
-        let tokens = asked.map(|(row, logits)| {
+    /// One token into `tokens` for each row that asked for logits; it joins its sequence's recent text.
+    pub(super) fn sample(&mut self, rows: &[Row], logits: &[f32], vocab_size: usize, tokens: &mut Vec<u32>) {
+        tokens.clear();
+        for (row, logits) in rows.iter().filter(|row| row.logits).zip(logits.chunks_exact(vocab_size)) {
             let (sampling, recent) = &mut self.slots[row.slot as usize];
-            let token = twin::sample(logits, sampling, recent, row.position + 1);
+            let token = twin::sample_in(&mut self.scratch, logits, sampling, recent, row.position + 1);
             recent.push(token);
-            token
-        });
-        tokens.collect()
+            tokens.push(token);
+        }
+    }
+}
+
+/// Tokens that passes sampled and nobody has taken.
+#[derive(Debug, Default)]
+pub(super) struct Sampled {
+    tokens: Vec<u32>,
+    /// Tokens of each pass.
+    passes: Vec<usize>,
+}
+
+impl Sampled {
+    pub(super) fn push(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        self.passes.push(tokens.len());
+    }
+
+    /// The tokens of each pass; the memory stays.
+    pub(super) fn take(&mut self) -> Vec<Vec<u32>> {
+        let mut tokens = self.tokens.drain(..);
+        self.passes.drain(..).map(|count| tokens.by_ref().take(count).collect()).collect()
     }
 }
 

@@ -1,9 +1,7 @@
-//! Adapters: which there are, which one is taken, and an open device on it.
+//! Adapters: which there are, and which one is taken.
 
-use super::pipelines::Pipelines;
-use crate::backend::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
 use wgpu::{DeviceType, Features, Limits};
 
 /// Which adapter to use.
@@ -17,10 +15,22 @@ pub struct AdapterChoice {
     pub smallest_limits: bool,
     /// Invocations of a matrix-vector workgroup, 256, 512 or 1024, instead of what suits the adapter. For tests.
     pub invocations: Option<u32>,
+    /// Whether to take shader variants that use subgroups, instead of what suits the adapter. For tests.
+    pub subgroups: Option<bool>,
+    /// The folder in which compiled pipelines are kept: `APRGPU_CACHE`, or the system's for caches.
+    pub pipeline_cache: Option<PathBuf>,
+}
+
+impl AdapterChoice {
+    /// What a user asks for, with pipelines kept in the user's folder.
+    pub fn of_user(adapter: Option<String>, allow_software: bool) -> Self {
+        let pipeline_cache = crate::backend::gpu::cache_folder::user_cache_folder();
+        Self { adapter, allow_software, pipeline_cache, ..Self::default() }
+    }
 }
 
 /// An adapter, for the list of devices.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdapterSummary {
     /// Its place in the list.
     pub index: usize,
@@ -73,7 +83,7 @@ impl fmt::Display for AdapterSummary {
 
 /// Invocations of a matrix-vector workgroup: 32 rows times the parts that the columns are cut into. A software adapter
 /// gains nothing from more than the least.
-fn matvec_invocations(software: bool, limits: &Limits) -> u32 {
+pub(super) fn matvec_invocations(software: bool, limits: &Limits) -> u32 {
     match limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) {
         _ if software => 256,
         1024.. => 1024,
@@ -82,14 +92,25 @@ fn matvec_invocations(software: bool, limits: &Limits) -> u32 {
     }
 }
 
-fn instance() -> wgpu::Instance {
+/// Whether subgroups are so large that combining their results is cheaper than walking over workgroup memory.
+pub(super) fn use_subgroups(adapter: &AdapterSummary) -> bool {
+    adapter.features.contains(&"subgroups") && adapter.subgroup_sizes.0 >= 32
+}
+
+/// Which shader variants are used, in words.
+pub(super) fn variants(invocations: u32, subgroups: bool) -> String {
+    let subgroups = if subgroups { "attention through subgroups" } else { "no subgroups" };
+    format!("shaders: matvec of {invocations} invocations, {subgroups}, float16 stored only")
+}
+
+pub(super) fn instance() -> wgpu::Instance {
     let mut description = wgpu::InstanceDescriptor::new_without_display_handle();
     description.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     description.flags = wgpu::InstanceFlags::empty();
     wgpu::Instance::new(description.with_env())
 }
 
-fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
+pub(super) fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     let software = info.device_type == DeviceType::Cpu;
     let known = [
@@ -99,7 +120,7 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
         (Features::PIPELINE_CACHE, "pipeline-cache"),
     ];
     let invocations = matvec_invocations(software, &limits);
-    AdapterSummary {
+    let mut summary = AdapterSummary {
         index,
         api: format!("{:?}", info.backend).to_lowercase(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
@@ -110,9 +131,11 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         storage_buffers: limits.max_storage_buffers_per_shader_stage,
         features: known.iter().filter(|(f, _)| features.contains(*f)).map(|(_, name)| *name).collect(),
-        variants: format!("shaders of {invocations} invocations that need neither subgroups nor f16"),
+        variants: String::new(),
         name: info.name,
-    }
+    };
+    summary.variants = variants(invocations, use_subgroups(&summary));
+    summary
 }
 
 /// The adapters of this machine.
@@ -121,191 +144,8 @@ pub fn list_adapters() -> Vec<AdapterSummary> {
     adapters.iter().enumerate().map(|(index, adapter)| summary(index, adapter)).collect()
 }
 
-/// An open device with the pipelines compiled on it; backends may share one.
-pub struct Gpu {
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
-    pub(super) summary: AdapterSummary,
-    pub(super) limits: Limits,
-    pub(super) timestamps: bool,
-    /// Invocations of a matrix-vector workgroup.
-    pub(super) invocations: u32,
-    pub(super) pipelines: Pipelines,
-    instance: wgpu::Instance,
-    /// What went wrong outside of any scope: the device was lost, a submit was refused.
-    fault: Arc<Mutex<Option<String>>>,
-}
-
-impl Gpu {
-    /// Opens the adapter that `choice` means.
-    ///
-    /// # Errors
-    /// `Unavailable`, saying what was looked for and what there is.
-    pub fn open(choice: &AdapterChoice) -> Result<Self, Error> {
-        let unavailable = |reason: String| Error::Unavailable { backend: "wgpu", reason };
-        let instance = instance();
-        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-        let summaries: Vec<_> = adapters.iter().enumerate().map(|(i, adapter)| summary(i, adapter)).collect();
-        let index =
-            choose(choice, &summaries, &|index| adapters.get(index).map(|a| a.get_info().device_type))
-                .map_err(unavailable)?;
-        let (Some(adapter), Some(summary)) = (adapters.get(index), summaries.get(index)) else {
-            return Err(unavailable(format!("adapter {index} went away")));
-        };
-        let has = adapter.limits();
-        let mut limits = Limits::defaults();
-        if !choice.smallest_limits {
-            limits.max_buffer_size = has.max_buffer_size;
-            limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
-            limits.max_compute_invocations_per_workgroup = has.max_compute_invocations_per_workgroup;
-            limits.max_compute_workgroup_size_x = has.max_compute_workgroup_size_x;
-        }
-        let mut features = Features::empty();
-        let timing = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        if adapter.features().contains(timing) {
-            features |= timing;
-        }
-        let description = wgpu::DeviceDescriptor {
-            label: Some("aprgpu"),
-            required_features: features,
-            required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::Performance,
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.request_device(&description))
-            .map_err(|error| unavailable(format!("{} cannot be opened: {error}", summary.name)))?;
-        let fault = Arc::new(Mutex::new(None));
-        let note = |fault: &Arc<Mutex<Option<String>>>, what: String| {
-            fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
-        };
-        let faults = Arc::clone(&fault);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&faults, error.to_string())));
-        let faults = Arc::clone(&fault);
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&faults, format!("the device was lost: {message}"));
-            }
-        });
-        let most = limits.max_compute_invocations_per_workgroup;
-        let suited = matvec_invocations(summary.software, &limits);
-        let invocations = choice.invocations.map_or(suited, |wanted| match wanted.min(most) {
-            1024.. => 1024,
-            512.. => 512,
-            _ => 256,
-        });
-        Ok(Self {
-            device,
-            queue,
-            summary: summary.clone(),
-            limits,
-            timestamps: features.contains(timing),
-            invocations,
-            pipelines: Pipelines::default(),
-            instance,
-            fault,
-        })
-    }
-
-    /// What it is.
-    pub fn summary(&self) -> &AdapterSummary {
-        &self.summary
-    }
-
-    /// The device that this process has opened for `choice`, or a new one: opening and compiling take time.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn shared(choice: &AdapterChoice) -> Result<Arc<Self>, Error> {
-        static OPEN: Mutex<Vec<(AdapterChoice, Arc<Gpu>)>> = Mutex::new(Vec::new());
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, gpu)) = open.iter().find(|(known, _)| known == choice) {
-            return Ok(Arc::clone(gpu));
-        }
-        let gpu = Arc::new(Self::open(choice)?);
-        open.push((choice.clone(), Arc::clone(&gpu)));
-        Ok(gpu)
-    }
-
-    /// How many buffers and bind groups exist on all devices of this one's instance.
-    pub fn live_objects(&self) -> (usize, usize) {
-        let report = self.instance.generate_report();
-        report.map_or((0, 0), |report| {
-            let hub = report.hub_report();
-            (hub.buffers.num_allocated, hub.bind_groups.num_allocated)
-        })
-    }
-
-    /// An error that names what was done and the adapter.
-    pub(super) fn error(&self, kernel: impl Into<String>, reason: impl Into<String>) -> Error {
-        Error::Device { kernel: kernel.into(), adapter: self.summary.name.clone(), reason: reason.into() }
-    }
-
-    /// Fails where something has gone wrong since the last call.
-    pub(super) fn check(&self, doing: &str) -> Result<(), Error> {
-        match self.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(reason) => Err(self.error(doing, reason)),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits for everything that was submitted.
-    pub(super) fn wait(&self, doing: &str) -> Result<(), Error> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.check(doing)?;
-        polled.map(|_| ()).map_err(|error| self.error(doing, error.to_string()))
-    }
-
-    /// A buffer of at least `bytes`, zeroed.
-    pub(super) fn buffer(
-        &self,
-        label: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer, Error> {
-        let size = bytes.max(16).next_multiple_of(16);
-        if size > self.limits.max_buffer_size {
-            return Err(Error::OutOfMemory {
-                what: label.to_owned(),
-                needed: size,
-                available: self.limits.max_buffer_size,
-                advice: "the adapter allows no larger buffer: use a smaller --ctx or fewer sequences"
-                    .to_owned(),
-            });
-        }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let description =
-            wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        let buffer = self.device.create_buffer(&description);
-        match pollster::block_on(scope.pop()) {
-            None => Ok(buffer),
-            Some(_) => Err(Error::OutOfMemory {
-                what: format!("{label} on {}", self.summary.name),
-                needed: size,
-                available: 0,
-                advice: "the device has no room: use a smaller model, --ctx or fewer sequences".to_owned(),
-            }),
-        }
-    }
-
-    /// A buffer that shaders read or write and that can be copied.
-    pub(super) fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, Error> {
-        use wgpu::BufferUsages as Usage;
-        let limit = self.limits.max_storage_buffer_binding_size;
-        if bytes > limit {
-            return Err(Error::OutOfMemory {
-                what: label.to_owned(),
-                needed: bytes,
-                available: limit,
-                advice: "the adapter binds no more at a time: use a smaller --ctx or fewer sequences"
-                    .to_owned(),
-            });
-        }
-        self.buffer(label, bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST)
-    }
-}
-
 /// The index of the adapter that is meant, or what was looked for.
-fn choose(
+pub(super) fn choose(
     choice: &AdapterChoice,
     adapters: &[AdapterSummary],
     device_type: &dyn Fn(usize) -> Option<DeviceType>,

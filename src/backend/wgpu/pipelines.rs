@@ -1,9 +1,11 @@
 //! Compute pipelines, compiled once per shader variant and set of constants, several at a time.
 
-use super::adapter::Gpu;
+use super::gpu::Gpu;
 use super::shaders::{BindingKind, Variant};
+use super::trusted;
 use crate::backend::Error;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A variant with the values of its `override` constants.
@@ -38,16 +40,23 @@ impl Gpu {
                 }
             }
         }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = missing.len().div_ceil(threads).max(1);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let (next, missing) = (AtomicUsize::new(0), &missing);
+        let work = || -> Result<(), Error> {
+            while let Some(key) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.compile_one(key)?;
+            }
+            Ok(())
+        };
         let results: Vec<Result<(), Error>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = missing
-                .chunks(share)
-                .map(|keys| scope.spawn(move || keys.iter().try_for_each(|key| self.compile_one(key))))
-                .collect();
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let failed = || Err(self.error("a shader", "the compiler broke off"));
             workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| failed())).collect()
         });
+        self.pipeline_cache.store();
         results.into_iter().collect()
     }
 
@@ -61,12 +70,26 @@ impl Gpu {
     fn compile_one(&self, key: &PipelineKey) -> Result<(), Error> {
         let missing = || self.error(key.variant, "there is no such shader; see shaders/variants");
         let variant = super::shaders::find(key.variant).ok_or_else(missing)?;
+        let pipeline = Arc::new(self.compile_variant(variant, &key.constants)?);
+        let mut compiled = self.pipelines.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.insert(key.clone(), pipeline);
+        Ok(())
+    }
+
+    fn compile_variant(
+        &self,
+        variant: &'static Variant,
+        constants: &[(&str, u32)],
+    ) -> Result<Pipeline, Error> {
         let most = self.limits.max_compute_workgroup_storage_size;
         if variant.shared_bytes > most {
             let needed = variant.shared_bytes;
             return Err(
-                self.error(key.variant, format!("needs {needed} bytes of workgroup memory of {most}"))
+                self.error(variant.key, format!("needs {needed} bytes of workgroup memory of {most}"))
             );
+        }
+        if variant.subgroups && !self.subgroups {
+            return Err(self.error(variant.key, "needs subgroups, which were not asked of the adapter"));
         }
         let entries: Vec<_> = variant
             .bindings
@@ -92,17 +115,15 @@ impl Gpu {
         let layout = self
             .device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(variant.text.into()),
-        });
+        let source = wgpu::ShaderSource::Wgsl(variant.text.into());
+        let module = trusted::shader_module(&self.device, wgpu::ShaderModuleDescriptor { label, source });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let constants: Vec<(&str, f64)> =
-            key.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+            constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
             layout: Some(&pipeline_layout),
@@ -113,16 +134,78 @@ impl Gpu {
                 // Every shader writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.pipeline_cache.cache.as_ref(),
         });
         let internal = pollster::block_on(internal.pop());
         let validation = pollster::block_on(validation.pop());
         if let Some(error) = internal.or(validation) {
             return Err(self.error(variant.key, format!("does not compile: {error}")));
         }
-        let pipeline = Arc::new(Pipeline { variant, pipeline, layout });
-        let mut compiled = self.pipelines.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.insert(key.clone(), pipeline);
-        Ok(())
+        Ok(Pipeline { variant, pipeline, layout })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::adapter::AdapterChoice;
+    use super::super::shaders::Binding;
+    use super::*;
+
+    const WHOLE: Variant = Variant {
+        key: "test op",
+        text: "@group(0) @binding(0) var<storage, read_write> x: array<u32>;
+            override WG: u32 = 64u;
+            @compute @workgroup_size(WG) fn main() { x[0] = 1u; }",
+        entry: "main",
+        shared_bytes: 0,
+        subgroups: false,
+        bindings: &[Binding { index: 0, name: "x", kind: BindingKind::Write }],
+    };
+    // What a compiler may refuse: the text, its interface, its needs.
+    static WORKS: Variant = WHOLE;
+    static DOES_NOT_PARSE: Variant = Variant { text: "fn main() { let", ..WHOLE };
+    static OTHER_TYPES: Variant = Variant {
+        text: "@group(0) @binding(0) var<storage, read_write> x: array<u32>;
+            @compute @workgroup_size(64) fn main() { x[0] = 1.0f; }",
+        ..WHOLE
+    };
+    static READS_ONLY: Variant =
+        Variant { bindings: &[Binding { index: 0, name: "x", kind: BindingKind::Read }], ..WHOLE };
+    static NO_ENTRY: Variant = Variant { entry: "other", ..WHOLE };
+    static TOO_MUCH_MEMORY: Variant = Variant { shared_bytes: 1 << 30, ..WHOLE };
+    static SUBGROUPS: Variant = Variant { subgroups: true, ..WHOLE };
+
+    #[test]
+    fn a_shader_that_is_refused_is_named_with_its_adapter() {
+        let choice =
+            AdapterChoice { allow_software: true, subgroups: Some(false), ..AdapterChoice::default() };
+        let Ok(gpu) = Gpu::open(&choice) else {
+            println!("skipped: no adapter");
+            return;
+        };
+        assert!(gpu.compile_variant(&WORKS, &[("WG", 32)]).is_ok());
+        let refused: [(&'static Variant, &[(&str, u32)]); 7] = [
+            (&DOES_NOT_PARSE, &[]),
+            (&OTHER_TYPES, &[]),
+            (&READS_ONLY, &[]),
+            (&NO_ENTRY, &[]),
+            (&TOO_MUCH_MEMORY, &[]),
+            (&SUBGROUPS, &[]),
+            (&WORKS, &[("WG", 1 << 20)]),
+        ];
+        for (index, (variant, constants)) in refused.into_iter().enumerate() {
+            match gpu.compile_variant(variant, constants).err() {
+                Some(Error::Device { kernel, adapter, reason }) => {
+                    assert_eq!((kernel.as_str(), &adapter), ("test op", &gpu.summary.name), "{index}");
+                    assert!(reason.contains("compile") || reason.contains("needs"), "{index}: {reason}");
+                }
+                other => panic!("{index}: {:?}", other.map(|error| error.to_string())),
+            }
+        }
+        // Nothing of it hangs on to the device.
+        assert!(gpu.check("after").is_ok());
+        assert!(gpu.compile_variant(&WORKS, &[]).is_ok());
+        let unknown = PipelineKey { variant: "no such op", constants: vec![] };
+        assert!(gpu.compile(&[unknown]).unwrap_err().to_string().contains("no such shader"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Timestamps keep dispatches from overlapping, so a profiled pass is slower than the sum of a plain one's parts.
 
-use super::adapter::Gpu;
+use super::gpu::Gpu;
 use crate::backend::{Error, KernelTime};
 use std::collections::BTreeMap;
 
@@ -86,7 +86,7 @@ impl Profile {
             return Ok(0);
         }
         let bytes = u64::from(self.used) * 8;
-        let words = super::map(gpu, &set.staging, bytes, "timestamps")?;
+        let words = super::passes::map(gpu, &set.staging, bytes, None, "timestamps")?;
         let period = f64::from(gpu.queue.get_timestamp_period());
         let times: Vec<u64> = words
             .as_chunks::<2>()

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Synth(SynthArgs),
     /// Each op by itself: shape, type of weights, rows, backend
     Kernels(KernelsArgs),
+    /// How fast weights are quantized, per thread
+    Encode(EncodeArgs),
     /// What bounds a token, and what other devices would give
     Roofline(RooflineArgs),
     /// Measure against another program on the same file, turn by turn
@@ -54,12 +56,25 @@ pub(crate) struct SubjectArgs {
     pub(crate) reduced: bool,
 }
 
+/// Which GPU.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct AdapterArgs {
+    /// The GPU for cuda or wgpu: a part of its name, or its index in `aprgpu devices`
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Let wgpu take a CPU that plays GPU
+    #[arg(long)]
+    pub(crate) allow_software: bool,
+}
+
 /// On what and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
     /// Backends, one after the other
     #[arg(long, value_delimiter = ',', default_value = "auto")]
     pub(crate) backend: Vec<String>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// CPU threads, one run for each [default: one per physical core]
     #[arg(long, short = 't', value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Vec<u16>,
@@ -101,7 +116,7 @@ pub(crate) struct MeasureArgs {
     /// What results are held against: twin, cpu, or none (repetitions only)
     #[arg(long, default_value = "twin")]
     pub(crate) check: String,
-    /// Read bandwidth in GB/s, instead of measuring it (CPU) or doing without (others)
+    /// Read bandwidth in GB/s, instead of measuring it
     #[arg(long)]
     pub(crate) bandwidth: Option<f64>,
     /// table, json, jsonl, csv or md
@@ -114,7 +129,12 @@ pub(crate) struct MeasureArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BandwidthArgs {
-    /// Numbers of threads [default: 1 to the number of cores]
+    /// The CPU, or a device through the largest matvec of its backend
+    #[arg(long, default_value = "cpu")]
+    pub(crate) backend: String,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// Numbers of CPU threads [default: 1 to the number of cores]
     #[arg(long, short = 't', value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Vec<u16>,
     /// Megabytes to read in a pass
@@ -144,6 +164,11 @@ pub(crate) struct KernelsArgs {
     /// Backends
     #[arg(long, value_delimiter = ',', default_value = "auto")]
     pub(crate) backend: Vec<String>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// Read bandwidth in GB/s, instead of measuring it
+    #[arg(long)]
+    pub(crate) bandwidth: Option<f64>,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -174,12 +199,42 @@ pub(crate) struct KernelsArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct EncodeArgs {
+    /// Types [default: all]
+    #[arg(long = "type", value_delimiter = ',')]
+    pub(crate) types: Vec<String>,
+    /// Raw little-endian float32 in rows of 4096 [default: random weights]
+    #[arg(long)]
+    pub(crate) input: Option<PathBuf>,
+    /// Rows of random weights
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=8192))]
+    pub(crate) rows: u16,
+    /// With an importance matrix
+    #[arg(long)]
+    pub(crate) importance: bool,
+    /// Threads
+    #[arg(long, short = 't')]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// How often each is encoded
+    #[arg(long, short = 'r', default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) reps: u16,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct RooflineArgs {
     #[command(flatten)]
     pub(crate) subject: SubjectArgs,
-    /// Measure on this backend too; none: only what the shapes tell
+    /// Measure on this backend; none: only what the shapes tell
     #[arg(long)]
     pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// The device that bounds are told of where none is measured: a part of its name
+    #[arg(long, default_value = "RTX 4090", conflicts_with = "backend")]
+    pub(crate) device: String,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -217,9 +272,14 @@ pub(crate) struct VersusArgs {
 /// Which tests, and how often.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TestArgs {
-    /// Backend of this program
-    #[arg(long, default_value = "auto")]
+    /// Backend of this program; llama-bench gets -ngl 0 for the CPU, -ngl 99 otherwise
+    #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// What our results are held against once, before the pairs: twin, cpu or none
+    #[arg(long, default_value = "twin")]
+    pub(crate) check: String,
     /// CPU threads of both [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -282,6 +342,12 @@ pub(crate) struct RecordArgs {
     /// Presets
     #[arg(long, value_delimiter = ',', default_value = "qwen2.5-0.5b,qwen2.5-1.5b")]
     pub(crate) presets: Vec<String>,
+    /// Model files to measure beside them
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) also: Vec<PathBuf>,
+    /// Threads, one series for each [default: 1 and one per physical core]
+    #[arg(short, long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Vec<u16>,
     /// Pairs of runs of each
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) pairs: u16,

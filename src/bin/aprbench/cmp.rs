@@ -2,7 +2,8 @@
 
 use crate::args::CmpArgs;
 use crate::failure::Failure;
-use aprgpu::bench::compare_records::{Verdict, compare_records, render};
+use aprgpu::bench::compare_records::{compare_records, render};
+use aprgpu::bench::stats::Verdict;
 use std::io::Write;
 
 pub(crate) fn cmp(args: &CmpArgs) -> Result<(), Failure> {

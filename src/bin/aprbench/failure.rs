@@ -1,7 +1,7 @@
-//! Every way in which a command can fail, with its exit code: those of `aprgpu`, and 13 for a wrong result or a figure
-//! below its target.
+//! Every way in which a command can fail, with its exit code: those of `aprgpu`, 13 also for a wrong result or a figure
+//! below its target, 8 for what could not be measured.
 
-use aprgpu::{backend, bench, engine};
+use aprgpu::{bench, engine};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -25,18 +25,10 @@ impl Failure {
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
-        use bench::Error as E;
         match self {
-            Self::Bench(E::Usage(_) | E::Engine(engine::Error::Usage(_))) => 2,
-            Self::Bench(E::Model(error)) => error.exit_code(),
-            Self::Bench(E::Format(error)) => error.exit_code(),
-            Self::Bench(E::File { .. }) => 4,
-            Self::Bench(E::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => 3,
-            Self::Bench(E::Io { .. }) | Self::Stdout(_) => 7,
-            Self::Bench(E::WrongResult(_) | E::BelowTarget(_)) => 13,
-            Self::Bench(E::Engine(engine::Error::Backend(backend::Error::Unavailable { .. }))) => 14,
-            Self::Bench(E::Engine(engine::Error::Backend(backend::Error::OutOfMemory { .. }))) => 6,
-            Self::Incomplete(_) | Self::Bench(_) => 8,
+            Self::Bench(error) => error.exit_code(),
+            Self::Incomplete(_) => 8,
+            Self::Stdout(_) => 7,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::args::KernelsArgs;
 use crate::failure::Failure;
+use crate::subject::{self, read_bandwidth};
 use aprgpu::bench::kernels::{Bench, KernelResult, Options, Shape, shapes, types};
 use aprgpu::bench::{bandwidth, report};
 use aprgpu::engine::BackendChoice;
@@ -12,7 +13,8 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
     let threads = args.threads.map(usize::from);
     let mut results = Vec::new();
     for name in &args.backend {
-        let choice = BackendChoice::from_name(name)?;
+        let choice = subject::backend(name, &args.adapter)?;
+        let mut ceiling = args.bandwidth;
         for shape in chosen_shapes(args)? {
             for tensor_type in chosen_types(args, &shape)? {
                 for &rows in &args.rows {
@@ -24,7 +26,15 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
                     let mut bench = Bench::new(shape, tensor_type, (choice.clone(), threads), options)?;
                     for op in bench.ops() {
                         if args.op.is_empty() || args.op.iter().any(|name| name == op.name()) {
-                            results.push(bench.measure(op)?);
+                            let result = bench.measure(op)?;
+                            let ceiling = match ceiling {
+                                Some(known) => known,
+                                None => {
+                                    *ceiling.insert(read(&choice, threads, bench.describe().0, args.reduced)?)
+                                }
+                            };
+                            let bandwidth_percent = Some(100.0 * result.gb_per_s / ceiling);
+                            results.push(KernelResult { bandwidth_percent, ..result });
                         }
                     }
                 }
@@ -36,15 +46,8 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
         writeln!(out, "{}", serde_json::json!(results))?;
         return Ok(());
     }
-    let threads = threads.unwrap_or_else(aprgpu::backend::cpu::physical_cores);
-    let size = if args.reduced { 1 << 20 } else { 512 << 20 };
-    let ceiling = bandwidth::measure(threads, size, 6)?.best;
-    writeln!(out, "read bandwidth of the CPU with {threads} threads: {ceiling:.1} GB/s\n")?;
     let row = |r: &KernelResult| {
-        let percent = match r.backend.as_str() {
-            "cpu" => format!("{:.0}", 100.0 * r.gb_per_s / ceiling),
-            _ => "-".to_owned(),
-        };
+        let percent = r.bandwidth_percent.map_or("-".to_owned(), |percent| format!("{percent:.0}"));
         vec![
             r.backend.clone(),
             r.op.to_owned(),
@@ -61,6 +64,19 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
     let header = ["backend", "op", "type", "shape", "rows", "us", "GB/s", "% of read", "GFLOP/s", "NMSE"];
     write!(out, "{}", report::markdown(&header, &results.iter().map(row).collect::<Vec<_>>()))?;
     Ok(())
+}
+
+/// The device's read bandwidth.
+fn read(
+    choice: &BackendChoice,
+    threads: Option<usize>,
+    backend: &str,
+    reduced: bool,
+) -> Result<f64, Failure> {
+    match reduced {
+        true => Ok(bandwidth::measure(1, 1 << 20, 2)?.best),
+        false => read_bandwidth(choice, threads, backend),
+    }
 }
 
 fn chosen_shapes(args: &KernelsArgs) -> Result<Vec<Shape>, Failure> {

@@ -3,6 +3,7 @@
 mod args;
 mod bandwidth;
 mod cmp;
+mod encode;
 mod failure;
 mod kernels;
 mod measure;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Bandwidth(args) => bandwidth::bandwidth(&args),
         Command::Synth(args) => synth::synth(&args),
         Command::Kernels(args) => kernels::kernels(&args),
+        Command::Encode(args) => encode::encode(&args),
         Command::Roofline(args) => roofline::roofline(&args),
         Command::Versus(args) => versus::versus(&args),
         Command::Aa(args) => versus::aa(&args),

@@ -2,13 +2,12 @@
 
 use crate::args::MeasureArgs;
 use crate::failure::Failure;
-use crate::subject::{cpu_bandwidth, settings, subject};
+use crate::subject::{read_bandwidth, settings, subject};
 use aprgpu::bench::check::Oracle;
 use aprgpu::bench::record::{Options, Record};
 use aprgpu::bench::report::{Format, render};
 use aprgpu::bench::targets;
 use aprgpu::bench::workload::{Test, Workload};
-use aprgpu::engine::BackendChoice;
 use std::io::Write;
 
 pub(crate) fn decode(args: &MeasureArgs) -> Result<(), Failure> {
@@ -37,20 +36,17 @@ fn measure(args: &MeasureArgs, tests: &[Test]) -> Result<(), Failure> {
     let subject = subject(&args.subject)?;
     let mut records = Vec::new();
     for settings in settings(&args.run)? {
-        let is_cpu = matches!(settings.backend, BackendChoice::Auto | BackendChoice::Cpu);
-        let bandwidth = match args.bandwidth {
-            Some(stated) => Some(stated),
-            None if is_cpu => cpu_bandwidth(&settings)?,
-            None => None,
-        };
-        let options = Options { reps: usize::from(args.reps), oracle, bandwidth };
+        let mut bandwidth = args.bandwidth;
         for &test in tests {
             for &depth in &args.depth {
                 let workload = Workload { test, depth: depth as usize };
+                let options = Options { reps: usize::from(args.reps), oracle, bandwidth };
                 let mut record = Record::measure(&subject, &settings, &workload, &options)?;
-                if args.bandwidth.is_none() && record.backends != "cpu" {
-                    // `auto` chose another device, whose memory was not measured.
-                    (record.bandwidth_gb_per_s, record.bandwidth_percent) = (None, None);
+                if bandwidth.is_none() {
+                    // Only now is it known what `auto` chose.
+                    let read = read_bandwidth(&settings.backend, settings.threads, &record.backends)?;
+                    bandwidth = Some(read);
+                    record = record.with_bandwidth(read);
                 }
                 if format == Format::Jsonl {
                     print(&render(std::slice::from_ref(&record), format)?)?;
@@ -64,8 +60,16 @@ fn measure(args: &MeasureArgs, tests: &[Test]) -> Result<(), Failure> {
     }
     if let Some(path) = &args.assert_target {
         let targets = targets::read(path)?;
-        for record in &records {
-            eprintln!("{}", targets::assert_target(&targets, record)?);
+        let mut failed = None;
+        for result in records.iter().map(|record| targets::assert_target(&targets, record)) {
+            match (result, &failed) {
+                (Ok(line), _) => eprintln!("{line}"),
+                (Err(error), None) => failed = Some(error),
+                (Err(error), Some(_)) => eprintln!("{error}"),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `aprbench record`: everything that benches/record/ holds for this CPU, in one run.
 
-use crate::args::{RecordArgs, TestArgs};
+use crate::args::{AdapterArgs, RecordArgs, TestArgs};
 use crate::failure::Failure;
 use crate::subject::preset;
 use crate::versus::{other_program, ours};
@@ -27,11 +27,12 @@ pub(crate) fn record(args: &RecordArgs) -> Result<(), Failure> {
             _ => {}
         }
     }
-    let threads = cpu::physical_cores();
-    let size = if args.reduced { 1 << 20 } else { 512 << 20 };
-    let ceiling = bandwidth::measure(threads, size, 10)?.best;
-    eprintln!("read bandwidth with {threads} threads: {ceiling:.1} GB/s");
-    let mut complete = true;
+    let mut threads = args.threads.clone();
+    if threads.is_empty() {
+        threads = vec![1, u16::try_from(cpu::physical_cores()).unwrap_or(u16::MAX)];
+        threads.dedup();
+    }
+    let mut files = Vec::new();
     for name in &args.presets {
         let model = args.models.join(format!("{name}.gguf"));
         let preset = preset(name, args.reduced)?;
@@ -39,11 +40,26 @@ pub(crate) fn record(args: &RecordArgs) -> Result<(), Failure> {
             eprintln!("writing {}", model.display());
             synth::write(&preset, &model, &mut |_, _| {})?;
         }
-        measure(args, &model, &preset.model_type.replace(" - Medium", ""), ceiling, &records)?;
-        if let Some(command) = &args.command {
+        files.push((name.clone(), model, Some(preset.model_type.replace(" - Medium", ""))));
+    }
+    for model in &args.also {
+        let name = model.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into());
+        files.push((name, model.clone(), None));
+    }
+    let mut complete = true;
+    for threads in threads {
+        let size = if args.reduced { 1 << 20 } else { 512 << 20 };
+        let ceiling = bandwidth::measure(usize::from(threads), size, 10)?.best;
+        eprintln!("read bandwidth with {threads} threads: {ceiling:.1} GB/s");
+        for (name, model, model_type) in &files {
+            measure(args, (model, model_type.as_deref()), (threads, ceiling), &records)?;
+            let Some(command) = &args.command else { continue };
             let tests = TestArgs {
+                adapter: AdapterArgs::default(),
                 backend: "cpu".to_owned(),
-                threads: Some(u16::try_from(threads).unwrap_or(u16::MAX)),
+                // Our own figures of the same file, just above, were.
+                check: "none".to_owned(),
+                threads: Some(threads),
                 prompt: args.prompt,
                 n: args.n,
                 depth: 0,
@@ -53,10 +69,9 @@ pub(crate) fn record(args: &RecordArgs) -> Result<(), Failure> {
                 json: false,
             };
             let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-            let both =
-                (ours(&std::env::current_exe()?, &model, &tests), other_program(&words, &model, &tests));
-            let named = (name.as_str(), file_hash(&model));
-            let mut progress = |what: &str| eprintln!("{name}, {what}");
+            let both = (ours(&std::env::current_exe()?, model, &tests), other_program(&words, model, &tests));
+            let named = (name.as_str(), file_hash(model));
+            let mut progress = |what: &str| eprintln!("{name}, {threads} threads, {what}");
             let result = versus::versus((&both.0, &both.1), named, usize::from(args.pairs), &mut progress);
             eprint!("{}", result.report());
             complete &= result.is_complete();
@@ -70,17 +85,19 @@ pub(crate) fn record(args: &RecordArgs) -> Result<(), Failure> {
     }
 }
 
-/// Our own figures of one file, checked against the twin, with one thread and with all.
+/// Our own figures of one file, checked against the twin.
 fn measure(
     args: &RecordArgs,
-    model: &Path,
-    model_type: &str,
-    ceiling: f64,
+    (model, model_type): (&Path, Option<&str>),
+    (threads, ceiling): (u16, f64),
     records: &Path,
 ) -> Result<(), Failure> {
     let mut subject = Subject::open(model)?;
-    subject.model_type = model_type.to_owned();
-    let settings = Settings { backend: BackendChoice::Cpu, ..Settings::default() };
+    if let Some(model_type) = model_type {
+        subject.model_type = model_type.to_owned();
+    }
+    let threads = Some(usize::from(threads));
+    let settings = Settings { backend: BackendChoice::Cpu, threads, ..Settings::default() };
     let options = Options { reps: usize::from(args.pairs), oracle: Oracle::Twin, bandwidth: Some(ceiling) };
     let n = args.n as usize;
     let mut lines = String::new();

@@ -2,10 +2,13 @@
 
 use crate::args::RooflineArgs;
 use crate::failure::Failure;
-use crate::subject::{cpu_bandwidth, subject};
+use crate::subject::{backend, read_bandwidth, subject};
+use aprgpu::bench::check::{Oracle, check};
 use aprgpu::bench::report::markdown;
-use aprgpu::bench::roofline::{GAPS_US, HARDWARE, Prediction, Totals, lines, profile, svg};
-use aprgpu::engine::{BackendChoice, Settings};
+use aprgpu::bench::roofline::{
+    GAPS_US, HARDWARE, Hardware, Limits, Prediction, Totals, lines, measured_limits, profile, svg,
+};
+use aprgpu::engine::Settings;
 use aprgpu::plan::Rows;
 use std::io::Write;
 
@@ -13,22 +16,34 @@ pub(crate) fn roofline(args: &RooflineArgs) -> Result<(), Failure> {
     let subject = subject(&args.subject)?;
     let depth = args.depth as usize;
     let settings = Settings {
-        backend: args.backend.as_deref().map_or(Ok(BackendChoice::Cpu), BackendChoice::from_name)?,
+        backend: backend(args.backend.as_deref().unwrap_or("cpu"), &args.adapter)?,
         threads: args.threads.map(usize::from),
-        context: Some(depth + 1),
+        // Also for the tile of a prompt that shows what the device can compute.
+        context: Some((depth + 1).max(64)),
         ..Settings::default()
     };
     let rows = Rows { rows: 1, logit_rows: 1, sample: true };
     let plan = subject.decoder().plan(rows, settings.numerics);
-    let (mut times, mut measured_on, mut ceiling) = (None, None, 1000.0);
+    let seen = depth as u64 + 1;
+    let (mut times, mut limits) = (None, None);
     if args.backend.is_some() {
         let (mut device, _) = subject.start(&settings)?;
-        times = Some(profile(&mut device, 1, depth, usize::from(args.reps))?);
-        measured_on = Some(format!("{}: {}", device.describe().0, device.describe().1));
-        ceiling = cpu_bandwidth(&settings)?.unwrap_or(ceiling);
+        check(&subject, &mut device, &settings, Oracle::Twin)?;
+        let measured = profile(&mut device, 1, depth, usize::from(args.reps))?;
+        let gb_per_s = read_bandwidth(&settings.backend, settings.threads, device.describe().0)?;
+        limits = Some(measured_limits(&mut device, gb_per_s, &measured)?);
+        times = Some(measured);
     }
-    let seen = depth as u64 + 1;
-    let ops = lines(&plan, seen, times.as_deref());
+    let is_measured = limits.is_some();
+    let limits = match limits {
+        Some(limits) => limits,
+        None => {
+            let known = HARDWARE.map(|hardware| hardware.name).join(", ");
+            let unknown = || Failure::usage(format!("--device {}: there are {known}", args.device));
+            Limits::of(Hardware::find(&args.device).ok_or_else(unknown)?)
+        }
+    };
+    let ops = lines(&plan, seen, &limits, times.as_deref());
     let cache = subject.decoder().kv_layout(1, depth + 1, settings.numerics.kv);
     let totals = Totals::of(&plan, seen, cache.bytes().unwrap_or(0) as u64);
     let predictions: Vec<Prediction> =
@@ -37,23 +52,25 @@ pub(crate) fn roofline(args: &RooflineArgs) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     if args.json {
         let report = serde_json::json!({
-            "model": subject.name, "depth": depth, "measured_on": measured_on, "read_gb_per_s": ceiling,
+            "model": subject.name, "depth": depth, "limits": limits, "measured": is_measured,
             "ops": ops, "totals": totals, "gaps_us": GAPS_US, "predictions": predictions,
         });
         writeln!(out, "{report}")?;
     } else {
         let name = &subject.name;
         writeln!(out, "{name}, one token at depth {depth}: {:.1} MB\n", totals.bytes as f64 / 1e6)?;
-        write!(out, "{}", op_table(&ops, measured_on.is_some().then_some(ceiling)))?;
-        if let Some(device) = &measured_on {
-            writeln!(out, "\nmeasured on {device}, each step alone; read bandwidth {ceiling:.1} GB/s")?;
-        }
-        writeln!(out)?;
+        write!(out, "{}", op_table(&ops, is_measured.then_some(limits.gb_per_s)))?;
+        let how = if is_measured { "each step alone, measured on" } else { "bounds on" };
+        writeln!(
+            out,
+            "\n{how} {}: reads {:.1} GB/s, computes {:.0} GFLOP/s, a launch takes {:.1} us\n",
+            limits.device, limits.gb_per_s, limits.gflops, limits.launch_us
+        )?;
         write!(out, "{}", hardware_table(&predictions))?;
     }
     if let Some(path) = &args.svg {
         let title = format!("{}, one token at depth {depth}", subject.name);
-        std::fs::write(path, svg(&title, &ops, ceiling))
+        std::fs::write(path, svg(&title, &ops, &limits))
             .map_err(|source| aprgpu::bench::Error::Io { path: path.clone(), source })?;
     }
     Ok(())
@@ -69,7 +86,7 @@ fn op_table(ops: &[aprgpu::bench::roofline::OpLine], ceiling: Option<f64>) -> St
             format!("{:.3}", line.bytes as f64 / 1e6),
             format!("{:.1}", line.flops as f64 / 1e6),
             format!("{:.2}", line.intensity),
-            "memory".to_owned(),
+            line.bound.to_owned(),
             text(line.us),
             text(line.gb_per_s),
             text(share),

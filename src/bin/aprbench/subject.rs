@@ -1,13 +1,13 @@
 //! From arguments to what the library measures.
 
-use crate::args::{RunArgs, SubjectArgs};
+use crate::args::{AdapterArgs, RunArgs, SubjectArgs};
 use crate::failure::Failure;
+use aprgpu::backend::cpu::physical_cores;
 use aprgpu::bench::bandwidth;
 use aprgpu::bench::preset::Preset;
 use aprgpu::bench::subject::Subject;
-use aprgpu::compare::steps::activations_from_name;
 use aprgpu::engine::{BackendChoice, Settings};
-use aprgpu::plan::{KvType, Numerics};
+use aprgpu::plan::{Activations, KvType, Numerics};
 
 pub(crate) fn preset(name: &str, reduced: bool) -> Result<Preset, Failure> {
     let unknown = || Failure::usage(format!("there is no preset {name}; there are {}", Preset::names()));
@@ -23,24 +23,26 @@ pub(crate) fn subject(args: &SubjectArgs) -> Result<Subject, Failure> {
     })
 }
 
+/// The backend of this name, on the adapter that was asked for.
+pub(crate) fn backend(name: &str, adapter: &AdapterArgs) -> Result<BackendChoice, Failure> {
+    Ok(BackendChoice::from_name(name)?.on_device(adapter.adapter.as_deref(), adapter.allow_software))
+}
+
 /// Every combination of backend, threads and activations.
 pub(crate) fn settings(args: &RunArgs) -> Result<Vec<Settings>, Failure> {
-    let kv = match args.kv.as_str() {
-        "f16" => KvType::F16,
-        "f32" => KvType::F32,
-        other => return Err(Failure::usage(format!("--kv {other}: expected f16 or f32"))),
-    };
+    let unknown = || Failure::usage(format!("--kv {}: expected f16 or f32", args.kv));
+    let kv = KvType::from_name(&args.kv).ok_or_else(unknown)?;
     let threads: Vec<Option<usize>> = match args.threads.is_empty() {
         true => vec![None],
         false => args.threads.iter().map(|&threads| Some(usize::from(threads))).collect(),
     };
     let mut all = Vec::new();
     for name in &args.backend {
-        let backend = BackendChoice::from_name(name)?;
+        let backend = backend(name, &args.adapter)?;
         for &threads in &threads {
             for name in &args.activations {
                 let unknown = || Failure::usage(format!("--activations {name}: expected q8, q8_k or f32"));
-                let activations = activations_from_name(name).ok_or_else(unknown)?;
+                let activations = Activations::from_name(name).ok_or_else(unknown)?;
                 all.push(Settings {
                     backend: backend.clone(),
                     threads,
@@ -55,11 +57,16 @@ pub(crate) fn settings(args: &RunArgs) -> Result<Vec<Settings>, Failure> {
     Ok(all)
 }
 
-/// Read bandwidth of the memory that a CPU backend uses. Of other devices nothing is known here.
-pub(crate) fn cpu_bandwidth(settings: &Settings) -> Result<Option<f64>, Failure> {
-    if settings.backend == BackendChoice::Twin {
-        return Ok(None);
-    }
-    let threads = settings.threads.unwrap_or_else(aprgpu::backend::cpu::physical_cores);
-    Ok(Some(bandwidth::measure(threads, 512 << 20, 6)?.best))
+/// What the device of a backend reads, in GB/s: the measured ceiling of `aprbench bandwidth`.
+pub(crate) fn read_bandwidth(
+    choice: &BackendChoice,
+    threads: Option<usize>,
+    backend: &str,
+) -> Result<f64, Failure> {
+    Ok(match backend {
+        "cpu" => bandwidth::measure(threads.unwrap_or_else(physical_cores), 512 << 20, 6)?.best,
+        // One thread of plain code.
+        "twin" => bandwidth::measure(1, 512 << 20, 6)?.best,
+        _ => bandwidth::measure_device(choice, threads, 256 << 20, 5)?.best,
+    })
 }

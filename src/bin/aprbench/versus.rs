@@ -9,7 +9,12 @@ use std::path::Path;
 
 pub(crate) fn versus(args: &VersusArgs) -> Result<(), Failure> {
     let other = match (&args.llama_bench, &args.command, &args.base) {
-        (Some(path), _, _) => other_program(&[path.display().to_string()], &args.model, &args.tests),
+        (Some(path), _, _) => {
+            // Its best attention, and the same kind of device as ours.
+            let layers = if matches!(args.tests.backend.as_str(), "cpu" | "twin") { "0" } else { "99" };
+            let words = [path.to_string_lossy().as_ref(), "-fa", "1", "-ngl", layers].map(str::to_owned);
+            other_program(&words, &args.model, &args.tests)
+        }
         (_, Some(command), _) => {
             let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
             other_program(&words, &args.model, &args.tests)
@@ -39,17 +44,35 @@ pub(crate) fn ours(program: &Path, model: &Path, tests: &TestArgs) -> Contestant
                 ("-d", tests.depth.to_string()),
                 ("-r", tests.reps.to_string()),
                 ("--backend", tests.backend.clone()),
-                // Checked once by whoever sets the comparison up; ABBA is about time.
+                // Checked once before the pairs.
                 ("--check", "none".to_owned()),
                 ("--bandwidth", "1".to_owned()),
                 ("-o", "json".to_owned()),
             ];
             words.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+            let adapter = tests.adapter.adapter.iter();
+            words.extend(adapter.flat_map(|name| ["--adapter".to_owned(), name.clone()]));
+            words.extend(tests.adapter.allow_software.then(|| "--allow-software".to_owned()));
             words.extend(tests.threads.iter().flat_map(|t| ["-t".to_owned(), t.to_string()]));
             commands.push(words);
         }
     }
-    Contestant { name: program.display().to_string(), commands }
+    let check = match tests.check.as_str() {
+        "none" => Vec::new(),
+        // One token is enough: what is checked are the logits.
+        check => commands.last().map_or_else(Vec::new, |command| {
+            let mut words = command.clone();
+            for (name, value) in [("-n", "1"), ("-d", "0"), ("-r", "1"), ("--check", check)] {
+                if let Some(at) = words.iter().position(|word| word == name)
+                    && let Some(word) = words.get_mut(at + 1)
+                {
+                    *word = value.to_owned();
+                }
+            }
+            words
+        }),
+    };
+    Contestant { name: program.display().to_string(), commands, check }
 }
 
 /// A program with llama-bench's options.
@@ -66,7 +89,7 @@ pub(crate) fn other_program(words: &[String], model: &Path, tests: &TestArgs) ->
     ];
     let mut command = words.to_vec();
     command.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-    Contestant { name: words.join(" "), commands: vec![command] }
+    Contestant { name: words.join(" "), commands: vec![command], check: Vec::new() }
 }
 
 fn run((a, b): (Contestant, Contestant), model: &Path, tests: &TestArgs) -> Result<(), Failure> {

@@ -4,11 +4,13 @@ mod files;
 
 pub(crate) use files::*;
 
-use crate::compare_args::{CompareArgs, PerplexityArgs, PlanArgs, SelftestArgs};
+use crate::compare_args::{CompareArgs, KernelsArgs, PerplexityArgs, PlanArgs, SelftestArgs};
 use aprgpu::backend::Sampling;
+#[cfg(feature = "cuda")]
+use aprgpu::backend::cuda::DeviceChoice;
 #[cfg(feature = "wgpu")]
 use aprgpu::backend::wgpu::AdapterChoice;
-use aprgpu::engine::{BackendChoice, Settings};
+use aprgpu::engine::{self, BackendChoice, Settings};
 use aprgpu::plan::{Activations, KvType, Numerics};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// Check every kernel of a backend on this machine: the command for a new device or driver
     Selftest(SelftestArgs),
+    /// List the kernels of the GPU backends, or write their sources
+    Kernels(KernelsArgs),
     /// Show the steps of a token: launches, bytes, memory, and what a device would give
     Plan(PlanArgs),
     /// Print a completion script for a shell
@@ -75,7 +79,10 @@ pub(crate) enum BackendName {
     Cpu,
     /// The scalar specification that every other backend is held to: slow
     Twin,
-    /// A GPU through Vulkan, Metal or DX12; see --adapter
+    /// An NVIDIA GPU through its driver; see --device
+    #[cfg(feature = "cuda")]
+    Cuda,
+    /// A GPU through Vulkan, Metal or DX12; see --device
     #[cfg(feature = "wgpu")]
     Wgpu,
 }
@@ -99,6 +106,24 @@ pub(crate) enum KvName {
     F32,
 }
 
+/// Which GPU.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AdapterArgs {
+    /// The GPU for cuda or wgpu: a part of its name, or its index in `aprgpu devices`
+    #[arg(long, alias = "device", value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Let wgpu take a CPU that plays GPU
+    #[arg(long)]
+    pub(crate) allow_software: bool,
+}
+
+impl AdapterArgs {
+    /// The backend of this name, on the GPU that was asked for.
+    pub(crate) fn backend(&self, name: &str) -> Result<BackendChoice, engine::Error> {
+        Ok(BackendChoice::from_name(name)?.on_device(self.adapter.as_deref(), self.allow_software))
+    }
+}
+
 /// Where and how a model runs.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Where and how it runs")]
@@ -106,14 +131,8 @@ pub(crate) struct DeviceArgs {
     /// What computes
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) backend: BackendName,
-    /// The GPU for --backend wgpu: a part of its name, or its index in `aprgpu devices`
-    #[cfg(feature = "wgpu")]
-    #[arg(long, value_name = "NAME|INDEX")]
-    pub(crate) adapter: Option<String>,
-    /// Let --backend wgpu take a CPU that plays GPU
-    #[cfg(feature = "wgpu")]
-    #[arg(long)]
-    pub(crate) allow_software: bool,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// Print what the backend did per pass: dispatches, submits, bytes mapped, CPU time
     #[arg(long)]
     pub(crate) stats: bool,
@@ -139,18 +158,18 @@ pub(crate) struct DeviceArgs {
 
 impl DeviceArgs {
     pub(crate) fn settings(&self, slots: usize) -> Settings {
+        let backend = match self.backend {
+            BackendName::Auto => BackendChoice::Auto,
+            BackendName::Cpu => BackendChoice::Cpu,
+            BackendName::Twin => BackendChoice::Twin,
+            #[cfg(feature = "cuda")]
+            BackendName::Cuda => BackendChoice::Cuda(DeviceChoice::default()),
+            #[cfg(feature = "wgpu")]
+            BackendName::Wgpu => BackendChoice::Wgpu(AdapterChoice::of_user(None, false)),
+        };
+        let AdapterArgs { adapter, allow_software } = &self.adapter;
         Settings {
-            backend: match self.backend {
-                BackendName::Auto => BackendChoice::Auto,
-                BackendName::Cpu => BackendChoice::Cpu,
-                BackendName::Twin => BackendChoice::Twin,
-                #[cfg(feature = "wgpu")]
-                BackendName::Wgpu => BackendChoice::Wgpu(AdapterChoice {
-                    adapter: self.adapter.clone(),
-                    allow_software: self.allow_software,
-                    ..AdapterChoice::default()
-                }),
-            },
+            backend: backend.on_device(adapter.as_deref(), *allow_software),
             threads: self.threads.map(usize::from),
             numerics: Numerics {
                 activations: match self.activations {

@@ -38,14 +38,15 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<(), Failure> {
                 // A history that is full or off is no reason to stop.
                 let _ = editor.add_history_entry(&line);
                 if !conversation.take(args, line.trim())? {
-                    return Ok(());
+                    break;
                 }
             }
             Err(ReadlineError::Interrupted) => eprintln!("(/quit or Ctrl-D ends)"),
-            Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Eof) => break,
             Err(error) => return Err(reading(error)),
         }
     }
+    opened::report_work(&args.device, &mut conversation.opened.scheduler)
 }
 
 fn reading(error: ReadlineError) -> Failure {
@@ -119,6 +120,7 @@ impl Conversation {
             decode_tokens: after.decode_tokens - before.decode_tokens,
             decode_time: after.decode_time - before.decode_time,
             decode_rounds: after.decode_rounds - before.decode_rounds,
+            decode_work: after.decode_work.since(before.decode_work),
         };
         eprintln!("{}", opened::timing(&turn));
         self.messages.push(json!({"role": "assistant", "content": generated.text}));

@@ -1,16 +1,14 @@
 //! `aprgpu compare`: where do two backends, or two files, part?
 
 use crate::compare_args::CompareArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, read_text};
 use aprgpu::bench::report::markdown;
 use aprgpu::compare::dump::Dump;
-use aprgpu::compare::steps::{
-    BufferReport, Inputs, Options, activations_from_name, compare_steps, first_over,
-};
+use aprgpu::compare::steps::{BufferReport, Inputs, Options, compare_steps, first_over};
 use aprgpu::compare::{files, text};
 use aprgpu::engine::{self, BackendChoice, Device, Settings};
 use aprgpu::model::Model;
-use aprgpu::plan::{KvType, Numerics, OpKind};
+use aprgpu::plan::{Activations, KvType, Numerics, OpKind};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
@@ -28,28 +26,24 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), Failure> {
     if let Some(other) = &args.against {
         return against(args, &model, other, &tokens);
     }
+    let text = match &args.text {
+        Some(path) => model.tokenizer()?.encode(&read_text(path)?, true, false),
+        None => tokens.clone(),
+    };
+    let positions = tokens.len().max(text.len().min(args.window as usize));
     let (mut reports, mut broken) = (Vec::new(), Vec::new());
     let mut out = std::io::stdout().lock();
     for activations in &args.activations {
         let numerics = numerics(args, activations)?;
-        let mut truth = device(args, &model, BackendChoice::Twin, numerics, tokens.len())?;
+        let mut truth = device(args, &model, BackendChoice::Twin, numerics, positions)?;
         for name in &args.backends {
-            let mut found = device(args, &model, BackendChoice::from_name(name)?, numerics, tokens.len())?;
-            let mut dump = Dump::default();
-            let steps = compare_steps(&mut truth, &mut found, &tokens, &options(args)?, &mut |written| {
-                if args.dump.is_some() {
-                    dump.add(written);
-                }
-                Ok(())
-            })?;
-            if let Some(folder) = &args.dump {
-                let count = dump.write(folder)?;
-                eprintln!("{}: {count} buffers", folder.display());
-            }
+            let mut found = device(args, &model, args.adapter.backend(name)?, numerics, positions)?;
+            let steps = compare_and_dump(args, (&mut truth, &mut found), &tokens)?;
             let first = first_over(&steps).cloned();
             let whole = args.stop_after.is_none() && first.is_none();
+            let window = args.window as usize;
             let agreement =
-                whole.then(|| text::agreement(&mut truth, &mut found, &tokens, tokens.len())).transpose()?;
+                whole.then(|| text::agreement(&mut truth, &mut found, &text, window)).transpose()?;
             let title = format!("{} against the twin, {activations} activations", found.describe().0);
             if !args.json {
                 write!(out, "{title}, {} tokens\n\n{}\n", tokens.len(), table(&steps, args.all))?;
@@ -57,12 +51,16 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), Failure> {
                     let (rate, kl, max) = (100.0 * a.same_top_rate(), a.mean_kl, a.max_kl);
                     writeln!(
                         out,
-                        "whole run: same best token {rate:.1} %, KL {kl:.1e}, at most {max:.1e}\n"
+                        "over {} tokens of text: same best token {rate:.1} %, KL {kl:.1e}, at most {max:.1e}\n",
+                        a.positions
                     )?;
                 }
             }
             if let Some(first) = &first {
                 broken.push(format!("{title}: {}", place(first)));
+            }
+            if let Some(what) = agreement.as_ref().and_then(|a| a.broken(args.kl, args.top)) {
+                broken.push(format!("{title}: {what}"));
             }
             reports.push(json!({
                 "backend": found.describe().0, "device": found.describe().1, "activations": activations,
@@ -76,31 +74,70 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), Failure> {
     if broken.is_empty() { Ok(()) } else { Err(Failure::Parity(broken.join("\n"))) }
 }
 
+/// Step by step; what both wrote goes to --dump.
+fn compare_and_dump(
+    args: &CompareArgs,
+    (truth, found): (&mut Device, &mut Device),
+    tokens: &[u32],
+) -> Result<Vec<BufferReport>, Failure> {
+    let mut dumps = [Dump::default(), Dump::default()];
+    let steps = compare_steps(truth, found, tokens, &options(args)?, &mut |written| {
+        if args.dump.is_some() {
+            for (dump, values) in dumps.iter_mut().zip([written.truth, written.values]) {
+                dump.add(written, values);
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(folder) = &args.dump {
+        for (dump, device) in dumps.iter().zip([truth, found]) {
+            let name = format!("{}-{}", device.describe().0, device.numerics().activations.name());
+            let folder = folder.join(name);
+            let count = dump.write(&folder)?;
+            eprintln!("{}: {count} buffers", folder.display());
+        }
+    }
+    Ok(steps)
+}
+
 fn against(args: &CompareArgs, model: &Arc<Model>, other: &Path, tokens: &[u32]) -> Result<(), Failure> {
-    let backend =
-        args.backends.first().map_or(Ok(BackendChoice::Auto), |name| BackendChoice::from_name(name))?;
+    let backend = args.adapter.backend(args.backends.first().map_or("auto", String::as_str))?;
     let numerics = numerics(args, args.activations.first().map_or("f32", String::as_str))?;
     let mut base = device(args, model, backend.clone(), numerics, tokens.len())?;
     let raw = other.extension().is_some_and(|extension| extension == "f32");
+    let mut steps = None;
     let found = if raw {
+        if args.steps {
+            return Err(Failure::Usage("--steps: raw logits have no steps".to_owned()));
+        }
         files::compare_logits(&mut base, other, tokens)?
     } else {
         let other = Arc::new(Model::open(other)?);
         let mut other = device(args, &other, backend, numerics, tokens.len())?;
+        if args.steps {
+            steps = Some(compare_steps(&mut base, &mut other, tokens, &options(args)?, &mut |_| Ok(()))?);
+        }
         files::compare_models(&mut base, &mut other, tokens)?
     };
+    let first = steps.as_deref().and_then(first_over);
     if let Some(path) = &args.svg {
         std::fs::write(path, found.svg()).map_err(|source| Failure::File { path: path.clone(), source })?;
     }
     let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json!(found))?;
+        let mut report = json!(found);
+        report["steps"] = json!(steps);
+        report["first_over"] = json!(first);
+        writeln!(out, "{report}")?;
     } else {
+        if let Some(steps) = &steps {
+            writeln!(out, "{}", table(steps, args.all))?;
+        }
         let layers: Vec<Vec<String>> = found
             .layers
             .iter()
             .map(|l| {
-                let flag = if l.is_flagged() { "FLAGGED" } else { "" };
+                let flag = if l.flagged { "FLAGGED" } else { "" };
                 let number = |x: f64| format!("{x:.5}");
                 vec![l.layer.to_string(), number(l.base), number(l.other), number(l.ratio), flag.to_owned()]
             })
@@ -120,11 +157,20 @@ fn against(args: &CompareArgs, model: &Arc<Model>, other: &Path, tokens: &[u32])
         let rows: Vec<Vec<String>> = found.positions.iter().map(row).collect();
         write!(out, "{}", markdown(&["position", "cosine", "NMSE", "best token"], &rows))?;
     }
+    if let Some(first) = first {
+        return Err(Failure::Parity(place(first)));
+    }
     let (low, high) = files::RATIO_LIMITS;
-    match found.first_flagged() {
-        Some(l) => Err(Failure::Parity(format!(
+    if let Some(l) = found.first_flagged() {
+        return Err(Failure::Parity(format!(
             "layer {}: the gated feed-forward is {:.3} times as wide there, expected {low} to {high}",
             l.layer, l.ratio
+        )));
+    }
+    match args.limit.and_then(|limit| Some((limit, found.first_over(limit)?))) {
+        Some((limit, p)) => Err(Failure::Parity(format!(
+            "position {}: the logits have an NMSE of {:.1e}, the limit is {limit:.0e}",
+            p.position, p.nmse
         ))),
         None => Ok(()),
     }
@@ -132,12 +178,9 @@ fn against(args: &CompareArgs, model: &Arc<Model>, other: &Path, tokens: &[u32])
 
 fn numerics(args: &CompareArgs, activations: &str) -> Result<Numerics, Failure> {
     let unknown = || Failure::Usage(format!("--activations {activations}: expected f32, q8 or q8_k"));
-    let activations = activations_from_name(activations).ok_or_else(unknown)?;
-    let kv = match args.kv.as_str() {
-        "f16" => KvType::F16,
-        "f32" => KvType::F32,
-        other => return Err(Failure::Usage(format!("--kv {other}: expected f16 or f32"))),
-    };
+    let activations = Activations::from_name(activations).ok_or_else(unknown)?;
+    let unknown = || Failure::Usage(format!("--kv {}: expected f16 or f32", args.kv));
+    let kv = KvType::from_name(&args.kv).ok_or_else(unknown)?;
     Ok(Numerics { activations, kv })
 }
 

@@ -1,6 +1,6 @@
 //! The command line of the tools that compare.
 
-use crate::args::DeviceArgs;
+use crate::args::{AdapterArgs, DeviceArgs};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -11,6 +11,8 @@ pub(crate) struct CompareArgs {
     /// Backends that are held against the twin
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     pub(crate) backends: Vec<String>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// Kinds of activations, one comparison for each: f32, q8, q8_k
     #[arg(long, value_delimiter = ',', default_value = "f32,q8")]
     pub(crate) activations: Vec<String>,
@@ -23,26 +25,42 @@ pub(crate) struct CompareArgs {
     /// The text as ids: 1,2,3
     #[arg(long, value_delimiter = ',')]
     pub(crate) tokens: Option<Vec<u32>>,
+    /// The text that best tokens and KL divergence are compared over, both sides fed the same [default: the prompt]
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    pub(crate) text: Option<PathBuf>,
+    /// Tokens of that text per window
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) window: u32,
+    /// The largest mean KL divergence over that text, in nats
+    #[arg(long, default_value_t = 0.01)]
+    pub(crate) kl: f64,
+    /// The least share of equal best tokens over that text
+    #[arg(long, default_value_t = 0.95)]
+    pub(crate) top: f64,
     /// Compare with another model file, or with raw float32 logits (.f32), instead of with the twin
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,
+    /// With --against a model: each step of both from the same inputs too, for files that should hold the same weights
+    #[arg(long, requires = "against")]
+    pub(crate) steps: bool,
     /// Write the comparison with another file as a plot
     #[arg(long, requires = "against")]
     pub(crate) svg: Option<PathBuf>,
     /// Let each backend go on with its own values, so that differences add up
-    #[arg(long)]
+    #[arg(long, conflicts_with = "against")]
     pub(crate) own_inputs: bool,
-    /// The NMSE that any buffer may have [default: 1e-9; 1e-6 where a step quantizes activations]
+    /// The NMSE that any buffer may have [default: 1e-9; 1e-6 where a step quantizes activations]; with --against the
+    /// logits at any position [default: none]
     #[arg(long)]
     pub(crate) limit: Option<f64>,
     /// Run no step after this one: embed, qkv_rope, attention, attn_out, gate_up, down, head
-    #[arg(long, value_name = "STEP")]
+    #[arg(long, value_name = "STEP", conflicts_with = "against")]
     pub(crate) stop_after: Option<String>,
     /// Its layer
     #[arg(long, requires = "stop_after")]
     pub(crate) layer: Option<usize>,
-    /// Write every buffer of the last backend compared: .npy, and dumps that `apr diff --values` reads
-    #[arg(long, value_name = "DIR")]
+    /// Write every buffer into DIR/BACKEND-ACTIVATIONS, the twin's beside: .npy, and dumps that `apr diff --values` reads
+    #[arg(long, value_name = "DIR", conflicts_with = "against")]
     pub(crate) dump: Option<PathBuf>,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
@@ -79,21 +97,17 @@ pub(crate) struct PerplexityArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct SelftestArgs {
+    /// Check this model file too: its logits, prompts, replay, batches and seeds
+    pub(crate) model: Option<PathBuf>,
     /// What is checked
     #[arg(long, default_value = "auto")]
     pub(crate) backend: String,
-    /// The GPU for --backend wgpu: a part of its name, or its index in `aprgpu devices`
-    #[cfg(feature = "wgpu")]
-    #[arg(long, value_name = "NAME|INDEX")]
-    pub(crate) adapter: Option<String>,
-    /// Let --backend wgpu take a CPU that plays GPU
-    #[cfg(feature = "wgpu")]
-    #[arg(long)]
-    pub(crate) allow_software: bool,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// The first case of each op only
+    /// The first case of each op, and one kind of activations of a model file
     #[arg(long)]
     pub(crate) quick: bool,
     /// Print JSON
@@ -121,6 +135,18 @@ pub(crate) struct PlanArgs {
     /// List every step, not only every op
     #[arg(long)]
     pub(crate) steps: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct KernelsArgs {
+    /// Only those whose name holds this text
+    pub(crate) name: Option<String>,
+    /// Write the sources, exactly as they go to the driver, into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) emit: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

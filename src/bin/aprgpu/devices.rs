@@ -15,16 +15,55 @@ pub(crate) fn devices(args: &DevicesArgs) -> Result<(), Failure> {
             "backend": "cpu", "name": cpu.name, "threads": cpu.threads, "paths": paths, "memory_bytes": cpu.memory_bytes,
         });
         let mut devices = vec![device];
+        devices.extend(cuda_json());
         devices.extend(adapters_json());
         writeln!(out, "{}", json!(devices))?;
     } else {
         writeln!(out, "cpu   {cpu}")?;
         writeln!(out, "twin  the scalar specification, one thread: for comparison")?;
+        for line in cuda() {
+            writeln!(out, "cuda  {line}")?;
+        }
         for line in adapters() {
             writeln!(out, "wgpu  {line}")?;
         }
     }
     Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Vec<String> {
+    match aprgpu::backend::cuda::list_devices() {
+        Ok(devices) => devices.iter().map(ToString::to_string).collect(),
+        Err(aprgpu::backend::Error::Unavailable { reason, .. }) => vec![format!("none: {reason}")],
+        Err(error) => vec![format!("none: {error}")],
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Vec<String> {
+    vec!["not built in".to_owned()]
+}
+
+/// The CUDA devices, or one entry that says why there is none.
+#[cfg(feature = "cuda")]
+fn cuda_json() -> Vec<serde_json::Value> {
+    let described = |d: aprgpu::backend::cuda::DeviceSummary| {
+        json!({
+            "backend": "cuda", "index": d.index, "name": d.name, "compute_capability": d.capability,
+            "memory_bytes": d.memory_bytes, "multiprocessors": d.multiprocessors,
+            "driver": format!("{}.{}", d.driver.0, d.driver.1), "simulated": d.simulated, "variants": d.variants,
+        })
+    };
+    match aprgpu::backend::cuda::list_devices() {
+        Ok(devices) => devices.into_iter().map(described).collect(),
+        Err(error) => vec![json!({ "backend": "cuda", "unavailable": error.to_string() })],
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_json() -> Vec<serde_json::Value> {
+    Vec::new()
 }
 
 #[cfg(feature = "wgpu")]

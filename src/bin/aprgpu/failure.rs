@@ -1,7 +1,7 @@
 //! Every way in which a command can fail, with its exit code.
 
 use aprgpu::model::chat_template;
-use aprgpu::{backend, bench, compare, engine, format, model};
+use aprgpu::{bench, compare, engine, format, model};
 use std::io;
 use std::path::PathBuf;
 
@@ -18,48 +18,32 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Engine(#[from] engine::Error),
     #[error("{0}")]
-    Compare(compare::Error),
+    Compare(#[from] compare::Error),
     #[error("{0}")]
     Bench(#[from] bench::Error),
     /// Two results differ by more than a limit allows.
     #[error("{0}")]
     Parity(String),
+    /// A file breaks a rule.
+    #[error("{0}")]
+    Validation(String),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("stdin or stdout: {0}")]
     Stdio(#[from] io::Error),
 }
 
-impl From<compare::Error> for Failure {
-    fn from(error: compare::Error) -> Self {
-        match error {
-            compare::Error::Engine(error) => error.into(),
-            compare::Error::Model(error) => error.into(),
-            other => Self::Compare(other),
-        }
-    }
-}
-
 impl Failure {
     /// The codes that `aprgpu --help` lists.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Engine(engine::Error::Usage(_)) => 2,
-            Self::Model(error) | Self::Engine(engine::Error::Model(error)) => error.exit_code(),
+            Self::Usage(_) => 2,
+            Self::Model(error) => error.exit_code(),
             Self::Format(error) => error.exit_code(),
-            Self::Template(_) => 5,
-            Self::Engine(engine::Error::Plan(_)) => 6,
-            Self::Engine(engine::Error::Backend(error)) => match error {
-                backend::Error::Unavailable { .. } => 14,
-                backend::Error::OutOfMemory { .. } => 6,
-                backend::Error::BadWeight { .. } => 5,
-                _ => 8,
-            },
-            Self::Engine(_) => 8,
-            Self::Compare(compare::Error::Usage(_)) | Self::Bench(bench::Error::Usage(_)) => 2,
-            Self::Compare(compare::Error::Io { .. }) => 7,
-            Self::Compare(compare::Error::File { .. }) => 5,
-            Self::Compare(_) | Self::Bench(_) => 8,
+            Self::Template(_) | Self::Validation(_) => 5,
+            Self::Engine(error) => error.exit_code(),
+            Self::Compare(error) => error.exit_code(),
+            Self::Bench(error) => error.exit_code(),
             Self::Parity(_) => 13,
             Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => 3,
             Self::File { .. } | Self::Stdio(_) => 7,

@@ -23,5 +23,5 @@ pub(crate) fn logits(args: &LogitsArgs) -> Result<(), Failure> {
     file.commit()?;
     let vocab_size = opened.scheduler.device().decoder().shape().vocab_size;
     eprintln!("{}: [{}, {vocab_size}] float32", args.out.display(), logits.len() / vocab_size.max(1));
-    Ok(())
+    opened::report_work(&args.device, &mut opened.scheduler)
 }

@@ -9,6 +9,7 @@ mod devices;
 mod diff;
 mod failure;
 mod inspect;
+mod kernels;
 mod logits;
 mod opened;
 mod perplexity;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::Perplexity(args) => perplexity::perplexity(&args),
         Command::Selftest(args) => selftest::selftest(&args),
+        Command::Kernels(args) => kernels::kernels(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut std::io::stdout());

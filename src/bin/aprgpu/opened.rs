@@ -56,18 +56,32 @@ pub(crate) fn timing(stats: &Stats) -> String {
 
 /// What --stats and --profile print after a run.
 pub(crate) fn report_work(args: &DeviceArgs, scheduler: &mut Scheduler) -> Result<(), Failure> {
+    let stats = scheduler.stats();
     let device = scheduler.device_mut();
+    for note in device.take_notes() {
+        eprintln!("note: {note}");
+    }
     if args.stats {
         let c = device.counters();
-        let per = |total: u64| total as f64 / c.submits.max(1) as f64;
+        let per = |total: u64, of: u64| total as f64 / of.max(1) as f64;
         eprintln!(
             "{} rows in {} submits | per submit: {:.1} dispatches, {:.1} bytes mapped, {:.1} us of CPU to record",
             c.rows,
             c.submits,
-            per(c.launches),
-            per(c.mapped_bytes),
-            per(c.host_nanoseconds) / 1e3
+            per(c.launches, c.submits),
+            per(c.mapped_bytes, c.submits),
+            per(c.host_nanoseconds, c.submits) / 1e3
         );
+        let d = stats.decode_work;
+        if d.rows > 0 {
+            eprintln!(
+                "decode, per token: {:.2} submits, {:.1} dispatches, {:.1} bytes mapped, {:.1} us of CPU to record",
+                per(d.submits, d.rows),
+                per(d.launches, d.rows),
+                per(d.mapped_bytes, d.rows),
+                per(d.host_nanoseconds, d.rows) / 1e3
+            );
+        }
     }
     if args.profile {
         let times = device.kernel_times()?;

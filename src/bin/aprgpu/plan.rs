@@ -4,7 +4,7 @@ use crate::compare_args::PlanArgs;
 use crate::failure::Failure;
 use aprgpu::bench::preset::Preset;
 use aprgpu::bench::report::markdown;
-use aprgpu::bench::roofline::{GAPS_US, HARDWARE, Hardware, Prediction, Totals, lines};
+use aprgpu::bench::roofline::{GAPS_US, HARDWARE, Hardware, Limits, Prediction, Totals, lines};
 use aprgpu::engine::{self, Settings};
 use aprgpu::model::Model;
 use aprgpu::plan::{Decoder, Rows};
@@ -28,13 +28,15 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
             vec![Hardware::find(name).ok_or_else(unknown)?]
         }
     };
-    let predictions: Vec<Prediction> = wanted.into_iter().map(|hardware| totals.predict(hardware)).collect();
-    let ops = lines(&plan, context as u64, None);
+    let predictions: Vec<Prediction> = wanted.iter().map(|hardware| totals.predict(*hardware)).collect();
+    let limits = Limits::of(wanted.first().copied().unwrap_or(HARDWARE[0]));
+    let ops = lines(&plan, context as u64, &limits, None);
     let mut out = std::io::stdout().lock();
     if args.json {
         let report = json!({
-            "model": name, "context": context, "batch": batch, "totals": totals, "memory": totals.memory(),
-            "ops": ops, "gaps_us": GAPS_US, "predictions": predictions,
+            "model": name, "context": context, "batch": batch, "gpu_launches": plan.launches().0,
+            "gpu_launches_per_layer": plan.launches().1, "totals": totals, "memory": totals.memory(),
+            "limits": limits, "ops": ops, "gaps_us": GAPS_US, "predictions": predictions,
         });
         writeln!(out, "{report}")?;
         return Ok(());
@@ -43,7 +45,10 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = match args.steps {
         false => ops
             .iter()
-            .map(|op| vec![op.op.to_owned(), op.steps.to_string(), megabytes(op.bytes), megabytes(op.flops)])
+            .map(|op| {
+                let (steps, bytes, flops) = (op.steps.to_string(), megabytes(op.bytes), megabytes(op.flops));
+                vec![op.op.to_owned(), steps, bytes, flops, op.bound.to_owned()]
+            })
             .collect(),
         true => plan
             .steps
@@ -53,15 +58,19 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
                 let bytes = cost.weight_bytes + cost.kv_bytes_per_position * context as u64;
                 let flops = cost.flops + cost.flops_per_position * context as u64;
                 let layer = step.layer.map_or("-".to_owned(), |layer| layer.to_string());
-                vec![step.op.kind().name().to_owned(), layer, megabytes(bytes), megabytes(flops)]
+                let bound = limits.bound(bytes as f64, flops as f64).to_owned();
+                vec![step.op.kind().name().to_owned(), layer, megabytes(bytes), megabytes(flops), bound]
             })
             .collect(),
     };
+    let (launches, per_layer) = plan.launches();
+    let bound = format!("bound on {}", limits.device);
     let second = if args.steps { "layer" } else { "steps" };
-    write!(out, "{}", markdown(&["op", second, "MB", "MFLOP"], &rows))?;
+    write!(out, "{}", markdown(&["op", second, "MB", "MFLOP", &bound], &rows))?;
     writeln!(
         out,
-        "\n{name}: {} launches, {} MB read per step of {batch} at {context} positions\n\
+        "\n{name}: {} ops in {launches} launches on a GPU, {per_layer} a layer; {} MB read per step of {batch} at \
+         {context} positions\n\
          memory: weights {} + cache {} + buffers {} = {} MB\n",
         totals.launches,
         megabytes(totals.bytes),

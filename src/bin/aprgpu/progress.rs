@@ -1,5 +1,8 @@
-//! Progress bars: on terminals only, and only where there is something to wait for.
+//! Long work: progress bars (on terminals only, and only where there is something to wait for), what it took, and what an
+//! interrupt leaves behind: nothing.
 
+use crate::failure::Failure;
+use aprgpu::format::write::remove_unfinished;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -25,4 +28,23 @@ pub(crate) fn bar(what: &'static str) -> impl FnMut(u64, u64) {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Makes Ctrl-C remove what is half written before it ends the process.
+pub(crate) fn clean_up_on_interrupt() -> Result<(), Failure> {
+    let handler = || {
+        remove_unfinished();
+        std::process::exit(130);
+    };
+    ctrlc::set_handler(handler).map_err(|error| Failure::Usage(format!("cannot catch Ctrl-C: {error}")))
+}
+
+/// The most memory that this process had at a time, files that are mapped included, where the system tells.
+pub(crate) fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kilobytes.map_or_else(String::new, |kilobytes| {
+        format!(", {:.0} MB of memory at most", kilobytes * 1024.0 / 1e6)
+    })
 }

@@ -32,6 +32,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
         let what = format!("{}: expected the name of a .gguf or .apr file to write", output.display());
         return Err(Failure::Usage(what));
     };
+    progress::clean_up_on_interrupt()?;
     let start = Instant::now();
     let mut bar = progress::bar("quantizing");
     let mut progress = |progress: Progress| bar(progress.done, progress.total);
@@ -41,10 +42,11 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
     }
     let (before, after) = (report.bytes_read as f64 / 1e6, report.bytes_written as f64 / 1e6);
     eprintln!(
-        "{}: {} tensors, {before:.1} MB to {after:.1} MB, {:.1} s",
+        "{}: {} tensors, {before:.1} MB to {after:.1} MB, {:.1} s{}",
         output.display(),
         report.tensors,
-        start.elapsed().as_secs_f64()
+        start.elapsed().as_secs_f64(),
+        progress::peak_memory()
     );
     Ok(())
 }

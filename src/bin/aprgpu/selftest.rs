@@ -2,26 +2,28 @@
 
 use crate::compare_args::SelftestArgs;
 use crate::failure::Failure;
-use aprgpu::compare::selftest::{Extent, selftest as run};
-use aprgpu::engine::{BackendChoice, set_up};
+use aprgpu::compare::model_checks::{self, CONTEXT, SLOTS};
+use aprgpu::compare::selftest::{Check, Extent, selftest as run};
+use aprgpu::engine::{self, BackendChoice, Settings, set_up};
+use aprgpu::model::Model;
+use aprgpu::plan::{Activations, Numerics};
 use serde_json::json;
 use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a model file is asked to continue.
+const PROMPTS: [&str; 2] = [
+    "def add(a, b):\n    return a + b\n\n\ndef multiply(a, b):",
+    "Once upon a time, in a village by the sea,",
+];
 
 pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
-    let choice = BackendChoice::from_name(&args.backend)?;
-    #[cfg(feature = "wgpu")]
-    let choice = match choice {
-        BackendChoice::Wgpu(mut wgpu) => {
-            wgpu.allow_software = args.allow_software;
-            wgpu.adapter = args.adapter.clone().or(wgpu.adapter);
-            BackendChoice::Wgpu(wgpu)
-        }
-        other => other,
-    };
+    let choice = args.adapter.backend(&args.backend)?;
     let threads = args.threads.map(usize::from);
     // What the device calls itself, from the first one set up.
     let device = std::cell::RefCell::new(String::new());
-    let checks = run(
+    let mut checks = run(
         &|decoder, source, kv_layout, rope| {
             let parts = (decoder, source as _, kv_layout, rope);
             let (backend, _) = set_up(&choice, parts, threads, &mut |_, _| {})?;
@@ -33,6 +35,9 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
         },
         if args.quick { Extent::Reduced } else { Extent::Full },
     )?;
+    if let Some(path) = &args.model {
+        checks.extend(model(path, &choice, threads, args.quick)?);
+    }
     let (device, failed) = (device.into_inner(), checks.iter().filter(|check| !check.passed).count());
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -53,4 +58,34 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
         0 => Ok(()),
         _ => Err(Failure::Parity(format!("{failed} of {} checks failed on {device}", checks.len()))),
     }
+}
+
+/// The checks of a model file; the scalar twin sees fewer tokens of a large one.
+fn model(
+    path: &Path,
+    choice: &BackendChoice,
+    threads: Option<usize>,
+    quick: bool,
+) -> Result<Vec<Check>, Failure> {
+    let model = Arc::new(Model::open(path)?);
+    let tokenizer = model.tokenizer()?;
+    let prompts = PROMPTS.map(|text| tokenizer.encode(text, true, false));
+    let mut checks = Vec::new();
+    for activations in Activations::ALL {
+        if quick && activations != Activations::Q8 {
+            continue;
+        }
+        let defaults = Settings::default();
+        let numerics = Numerics { activations, ..defaults.numerics };
+        let settings = Settings { threads, numerics, context: Some(CONTEXT), slots: SLOTS, ..defaults };
+        let load = |backend: BackendChoice, slots: usize| {
+            engine::load(&model, &Settings { backend, slots, ..settings.clone() }, &mut |_, _| {})
+        };
+        let (mut device, _) = load(choice.clone(), SLOTS)?;
+        let (mut twin, _) = load(BackendChoice::Twin, 1)?;
+        let bytes: u64 = device.decoder().weights().iter().map(|weight| weight.bytes()).sum();
+        let tokens = model_checks::affordable_tokens(bytes);
+        checks.extend(model_checks::run(&mut device, &mut twin, &prompts, tokens)?);
+    }
+    Ok(checks)
 }

@@ -97,7 +97,7 @@ impl Header {
             let what = format!(
                 "expected the header's checksum {computed:#010x}, found {stored:#010x}; the header is damaged"
             );
-            return Err(cursor.error(CHECKSUM_AT, what));
+            return Err(cursor.checksum_error(CHECKSUM_AT, what));
         }
         header.check(&cursor, map.bytes().len())?;
         Ok(header)

@@ -117,8 +117,8 @@ fn read_entry(
     let Some(expected) = stored_bytes(tensor_type, &shape) else {
         return Err(cursor.error(at, format!("{name}: the size of shape {shape:?} overflows")));
     };
-    let may_pad =
-        matches!(tensor_type, TensorType::Q4_K | TensorType::Q6_K | TensorType::AprQ4 | TensorType::AprQ8);
+    let may_pad = tensor_type.ignores_rows()
+        || matches!(tensor_type, TensorType::Q4_K | TensorType::Q6_K | TensorType::AprQ8);
     let cols = shape.last().copied().unwrap_or(1);
     if !may_pad && !cols.is_multiple_of(tensor_type.block_len()) {
         let block = tensor_type.block_len();
@@ -154,6 +154,18 @@ fn check_overlap(cursor: &Cursor<'_>, tensors: &[Tensor]) -> Result<(), Error> {
     Ok(())
 }
 
+/// The checksum of the first `end` bytes. Their pages are given back: a file may be larger than the memory.
+fn checksum(map: &Map, end: usize) -> u32 {
+    const PIECE: usize = 16 << 20;
+    let mut checksum = crc32fast::Hasher::new();
+    for start in (0..end).step_by(PIECE) {
+        let range = start..(start + PIECE).min(end);
+        checksum.update(map.bytes().get(range.clone()).unwrap_or_default());
+        map.release(range);
+    }
+    checksum.finalize()
+}
+
 /// What is behind the last tensor: padding and a checksum, each of which may be missing, and nothing else.
 fn check_end(map: &Map, header: &Header, tensors: &[Tensor]) -> Result<(), Error> {
     let bytes = map.bytes();
@@ -182,12 +194,12 @@ fn check_end(map: &Map, header: &Header, tensors: &[Tensor]) -> Result<(), Error
         return Err(cursor.error(end, "expected zeros behind the last tensor"));
     }
     let stored = u32::from_le_bytes(*footer);
-    let computed = crc32fast::hash(&bytes[..bytes.len() - 4]);
+    let computed = checksum(map, bytes.len() - 4);
     if stored != computed {
         let what = format!(
             "expected the file's checksum {computed:#010x}, found {stored:#010x}; the file is damaged"
         );
-        return Err(cursor.error(bytes.len() - 4, what));
+        return Err(cursor.checksum_error(bytes.len() - 4, what));
     }
     Ok(())
 }

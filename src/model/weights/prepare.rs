@@ -3,7 +3,7 @@
 use crate::format::{Map, Tensor};
 use crate::model::error::Error;
 use crate::model::table::decode_vector;
-use crate::quant::{BlockAprQ4, TensorType, decode_row};
+use crate::quant::{BlockAprQ4, BlockLatticeQ4, TensorType, decode_row};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,7 +63,10 @@ impl Prepared {
         let tensor_type = tensor.tensor_type;
         match (tensor_type, tensor_type.row_bytes(cols)) {
             (TensorType::AprQ4, _) if cols.is_multiple_of(32) => Self::q4_0_from_apr_q4(path, tensor, cols),
-            (TensorType::AprQ4 | TensorType::AprQ8, _) => {
+            (TensorType::LatticeQ4, _) if cols.is_multiple_of(32) => {
+                Self::q4_1_from_lattice(path, tensor, cols)
+            }
+            (TensorType::AprQ4 | TensorType::AprQ8 | TensorType::LatticeQ4, _) => {
                 let values = decode_all(path, tensor, rows.saturating_mul(cols))?;
                 Ok(Self::expanded(values, cols, "decoded to F32: no kernel reads this type"))
             }
@@ -117,6 +120,22 @@ impl Prepared {
             start: 0,
             row_bytes: cols / TensorType::Q4_0.block_len() * TensorType::Q4_0.block_bytes(),
             converted: Some("reordered to Q4_0, with the same values"),
+        })
+    }
+
+    /// LatticeQ4 has Q4_1's numbers, too, in another order.
+    fn q4_1_from_lattice(path: &Path, tensor: &Tensor, cols: usize) -> Result<Self, Error> {
+        let blocks: &[BlockLatticeQ4] = bytemuck::try_cast_slice(tensor.bytes()).map_err(|error| {
+            Error::invalid(path, &tensor.name, format!("not a number of blocks: {error}"))
+        })?;
+        let mut bytes = Vec::with_capacity(tensor.bytes().len());
+        blocks.iter().for_each(|block| bytes.extend_from_slice(bytemuck::bytes_of(&block.to_q4_1())));
+        Ok(Self {
+            tensor_type: TensorType::Q4_1,
+            data: Data::Bytes(Arc::new(bytes)),
+            start: 0,
+            row_bytes: cols / TensorType::Q4_1.block_len() * TensorType::Q4_1.block_bytes(),
+            converted: Some("reordered to Q4_1, with the same values"),
         })
     }
 

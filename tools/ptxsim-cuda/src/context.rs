@@ -33,8 +33,10 @@ entry! {
         })
     }
 
-    /// CUDA 12.8: the bindings that this library was tried with.
-    cuDriverGetVersion(version: *mut c_int) { put(version, 12080) }
+    /// CUDA 12.8, the bindings that this library was tried with, or `PTXSIM_DRIVER`.
+    cuDriverGetVersion(version: *mut c_int) {
+        put(version, std::env::var("PTXSIM_DRIVER").ok().and_then(|v| v.parse().ok()).unwrap_or(12080))
+    }
 
     /// One device.
     cuDeviceGetCount(count: *mut c_int) { ready(|_| done(put(count, 1))) }

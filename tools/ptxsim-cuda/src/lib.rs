@@ -9,6 +9,7 @@ mod code;
 mod context;
 mod graph;
 mod launch;
+mod link;
 mod memory;
 mod module;
 mod raw;

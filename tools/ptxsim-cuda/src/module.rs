@@ -1,7 +1,7 @@
 //! Modules and functions.
 
 use crate::code::{
-    Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, OK,
+    Code, INVALID_HANDLE, INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, OK,
     UNSUPPORTED_PTX_VERSION,
 };
 use crate::raw::{Handle, element, entry, put, put_if, text, text_to};
@@ -14,10 +14,9 @@ use std::sync::Arc;
 const ERROR_LOG: c_int = 5;
 const ERROR_LOG_SIZE: c_int = 6;
 
-/// Loads PTX text; the message is what the log says.
-fn load(d: &mut Driver, image: *const c_void) -> Result<usize, (Code, String)> {
-    let source = text(image.cast()).ok_or((INVALID_VALUE, "no image".to_owned()))?;
-    let module = Module::parse(&source).map_err(|e| {
+/// Parses PTX text and checks that the device takes it; the message is what the log says.
+pub(crate) fn compile(d: &Driver, source: &str) -> Result<Module, (Code, String)> {
+    let module = Module::parse(source).map_err(|e| {
         let at = e.source.as_ref().map_or(String::new(), |s| format!(" ({s})"));
         (INVALID_PTX, format!("ptxas application ptx input, line {}{at}; error   : {}", e.line, e.message))
     })?;
@@ -37,6 +36,14 @@ fn load(d: &mut Driver, image: *const c_void) -> Result<usize, (Code, String)> {
             format!("the module is for {}, the device is sm_{have}", module.target()),
         ));
     }
+    Ok(module)
+}
+
+/// Loads PTX text, or what a link made of it.
+fn load(d: &mut Driver, image: *const c_void) -> Result<usize, (Code, String)> {
+    let image = text(image.cast()).ok_or((INVALID_VALUE, "no image".to_owned()))?;
+    let source = crate::link::unwrap(&image).ok_or((INVALID_IMAGE, "a damaged image".to_owned()))?;
+    let module = compile(d, source)?;
     let handle = d.handle();
     d.modules.insert(handle, (Arc::new(module), vec![]));
     Ok(handle)

@@ -66,6 +66,6 @@ pub use cache::{KvCache, SPLIT};
 pub use isa::{Isa, Task};
 pub use lanes::Lanes;
 pub use matmul::{Epilogue, Matrix, Product, multiply, multiply_panels, shares};
-pub use panel::{PackError, Panels, ROWS};
+pub use panel::{PackError, PanelMemory, PanelShape, Panels, ROWS};
 pub use quantize::{Norm, Source, quantize_tile, rms, rms_norm};
 pub use tile::{MAX_TILE, Tile, TileKind, Tiles};

@@ -13,10 +13,12 @@
 //! bytes, and all of a panel is read from its start to its end. (All tails behind all bodies was tried: a second place
 //! to read from that nothing prefetches, 11 GB/s of Q8_0 from memory.) The inverse gives back the file's bytes exactly.
 //!
-//! The memory is mapped anonymously with huge pages asked for: a matrix is read from end to end for every token, and
-//! small pages would cost a TLB miss every 4 KiB.
+//! The memory of all matrices of a model is one anonymous mapping with huge pages asked for: it is read from end to end
+//! for every token, and small pages would cost a TLB miss every 4 KiB. (A mapping for each matrix was tried: what does
+//! not fill a huge page at its two ends is small pages, 380 MB of a 1.5B model, and writing them took a third of the
+//! time to load it.)
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
@@ -267,50 +269,77 @@ pub(super) const fn tail_start(unit: usize, body: usize, tail: usize) -> usize {
     unit / 2 * 2 * (body + tail) + unit % 2 * tail
 }
 
-/// A weight matrix in panels.
-pub struct Panels {
-    tensor_type: TensorType,
-    rows: usize,
-    cols: usize,
-    /// Bytes of a panel.
-    stride: usize,
-    memory: MmapMut,
-}
+/// Memory for the panels of many matrices: one mapping, so that all of it but its two ends can be huge pages.
+pub struct PanelMemory(MmapMut);
 
-impl std::fmt::Debug for Panels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Panels({} [{}, {}])", self.tensor_type, self.rows, self.cols)
-    }
-}
-
-impl Panels {
-    /// Packs a matrix `[rows, cols]` whose rows are given by `row`, on all threads of the pool.
+impl PanelMemory {
+    /// Maps `bytes` of zeros; the system hands out pages as they are written.
     ///
     /// # Errors
-    /// An unknown type, an impossible shape, rows of another length, scales that are not finite, no memory.
-    pub fn pack<'a>(
-        tensor_type: TensorType,
-        rows: usize,
-        cols: usize,
-        row: impl Fn(usize) -> &'a [u8] + Sync,
-        pool: &Pool,
-    ) -> Result<Self, PackError> {
-        let layout = layout(tensor_type).ok_or(PackError::Type(tensor_type))?;
-        let shape = || PackError::Shape { tensor_type, rows, cols, block: tensor_type.block_len() };
-        let row_bytes = tensor_type.row_bytes(cols).filter(|&b| b > 0 && rows > 0).ok_or_else(shape)?;
-        let units = cols / tensor_type.block_len();
-        let stride = (units.checked_mul(layout.body))
-            .and_then(|body| body.checked_add(units.checked_mul(layout.tail)?))
-            .and_then(|bytes| bytes.checked_next_multiple_of(64))
-            .ok_or_else(shape)?;
-        let bytes = stride.checked_mul(rows.div_ceil(ROWS)).ok_or_else(shape)?;
-        let mut memory =
-            MmapMut::map_anon(bytes).map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
+    /// No memory.
+    pub fn new(bytes: usize) -> Result<Self, PackError> {
+        // An empty mapping is not a mapping.
+        let memory = MmapMut::map_anon(bytes.max(1));
+        let memory = memory.map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
         #[cfg(target_os = "linux")]
         {
             // Only a wish: without huge pages everything works, slower.
             let _ = memory.advise(memmap2::Advice::HugePage);
         }
+        Ok(Self(memory))
+    }
+}
+
+/// The shape of a matrix in panels.
+#[derive(Clone, Copy, Debug)]
+pub struct PanelShape {
+    tensor_type: TensorType,
+    rows: usize,
+    cols: usize,
+    /// Bytes of a panel.
+    stride: usize,
+}
+
+impl PanelShape {
+    /// The panels of a matrix `[rows, cols]`.
+    ///
+    /// # Errors
+    /// An unknown type, an impossible shape.
+    pub fn new(tensor_type: TensorType, rows: usize, cols: usize) -> Result<Self, PackError> {
+        let layout = layout(tensor_type).ok_or(PackError::Type(tensor_type))?;
+        let units = cols / tensor_type.block_len();
+        let stride = (units.checked_mul(layout.body))
+            .and_then(|body| body.checked_add(units.checked_mul(layout.tail)?))
+            .and_then(|bytes| bytes.checked_next_multiple_of(64))
+            .filter(|_| rows > 0 && tensor_type.row_bytes(cols).is_some_and(|bytes| bytes > 0))
+            .filter(|stride| stride.checked_mul(rows.div_ceil(ROWS)).is_some());
+        let shape = || PackError::Shape { tensor_type, rows, cols, block: tensor_type.block_len() };
+        Ok(Self { tensor_type, rows, cols, stride: stride.ok_or_else(shape)? })
+    }
+
+    /// Bytes of memory.
+    pub const fn bytes(&self) -> usize {
+        self.stride * self.rows.div_ceil(ROWS)
+    }
+
+    /// Packs the matrix whose rows are given by `row` into the memory from byte `start` on, on all threads of the pool.
+    ///
+    /// # Errors
+    /// Rows of another length, scales that are not finite, memory that ends before.
+    pub fn pack<'a>(
+        &self,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+        pool: &Pool,
+        memory: &mut PanelMemory,
+        start: usize,
+    ) -> Result<(), PackError> {
+        let Self { tensor_type, rows, cols, stride } = *self;
+        let layout = layout(tensor_type).ok_or(PackError::Type(tensor_type))?;
+        let (units, row_bytes) = (cols / tensor_type.block_len(), tensor_type.row_bytes(cols).unwrap_or(0));
+        let bytes = self.bytes();
+        let memory = start.checked_add(bytes).and_then(|end| memory.0.get_mut(start..end));
+        let short = || PackError::Memory { bytes, reason: "not as much was mapped".to_owned() };
+        let memory = memory.ok_or_else(short)?;
         let zeros = vec![0; row_bytes];
         let failed: Mutex<Option<(usize, PackError)>> = Mutex::new(None);
         let panels = rows.div_ceil(ROWS);
@@ -337,56 +366,96 @@ impl Panels {
                 }
             }
         })?;
-        if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
-        Ok(Self { tensor_type, rows, cols, stride, memory })
+    }
+}
+
+/// A weight matrix in panels.
+pub struct Panels {
+    shape: PanelShape,
+    /// Where in the memory it begins.
+    start: usize,
+    memory: Arc<PanelMemory>,
+}
+
+impl std::fmt::Debug for Panels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Panels({} [{}, {}])", self.shape.tensor_type, self.shape.rows, self.shape.cols)
+    }
+}
+
+impl Panels {
+    /// The matrix that was packed into `memory` from byte `start` on.
+    pub fn new(shape: PanelShape, start: usize, memory: Arc<PanelMemory>) -> Self {
+        Self { shape, start, memory }
+    }
+
+    /// Packs one matrix into memory of its own.
+    ///
+    /// # Errors
+    /// Those of [`PanelShape::new`], [`PanelMemory::new`] and [`PanelShape::pack`].
+    pub fn pack<'a>(
+        tensor_type: TensorType,
+        rows: usize,
+        cols: usize,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+        pool: &Pool,
+    ) -> Result<Self, PackError> {
+        let shape = PanelShape::new(tensor_type, rows, cols)?;
+        let mut memory = PanelMemory::new(shape.bytes())?;
+        shape.pack(row, pool, &mut memory, 0)?;
+        Ok(Self::new(shape, 0, Arc::new(memory)))
     }
 
     /// The type of the packed blocks.
     pub const fn tensor_type(&self) -> TensorType {
-        self.tensor_type
+        self.shape.tensor_type
     }
 
     /// Output features.
     pub const fn rows(&self) -> usize {
-        self.rows
+        self.shape.rows
     }
 
     /// Input features.
     pub const fn cols(&self) -> usize {
-        self.cols
+        self.shape.cols
     }
 
     /// Panels of 16 rows.
     pub const fn panels(&self) -> usize {
-        self.rows.div_ceil(ROWS)
+        self.shape.rows.div_ceil(ROWS)
     }
 
     /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
-        self.memory.len()
+    pub const fn bytes(&self) -> usize {
+        self.shape.bytes()
     }
 
     /// Bytes of one panel.
     pub const fn panel_bytes(&self) -> usize {
-        self.stride
+        self.shape.stride
     }
 
-    /// The bytes of a panel and of all after it: kernels read the first, and ask the cache for what follows.
+    /// The bytes of a panel and of all of the matrix after it: kernels read the first, and ask the cache for what follows.
     #[inline]
     pub(super) fn panels_from(&self, panel: usize) -> &[u8] {
-        self.memory.get(panel * self.stride..).unwrap_or(&[])
+        let end = self.start + self.bytes();
+        self.memory.0.get(self.start + panel * self.shape.stride..end).unwrap_or(&[])
     }
 
     /// Units of a row and the layout.
     fn units(&self) -> Option<(usize, Layout)> {
-        Some((self.cols / self.tensor_type.block_len(), layout(self.tensor_type)?))
+        let PanelShape { tensor_type, cols, .. } = self.shape;
+        Some((cols / tensor_type.block_len(), layout(tensor_type)?))
     }
 
     /// Writes a row's bytes as the file has them. `out` must have the length of a row; other rows are left alone.
     pub fn unpack_row(&self, row: usize, out: &mut [u8]) {
-        let block = self.tensor_type.block_bytes();
+        let block = self.shape.tensor_type.block_bytes();
         let Some((units, layout)) = self.units() else { return };
         for (unit, out) in out.chunks_exact_mut(block).enumerate().take(units) {
             self.unpack_block(&layout, row, unit, out);
@@ -416,7 +485,7 @@ impl Panels {
 
     /// Decodes a row (an embedding) into `cols` values.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
-        let t = self.tensor_type;
+        let t = self.shape.tensor_type;
         let Some((_, layout)) = self.units() else { return };
         // The largest block has 210 bytes; 32 floats at a time have at most 128.
         let mut blocks = [0; 256];

@@ -17,10 +17,10 @@ mod qkv_rope;
 mod rms_norm;
 mod sample;
 
-pub use sample::{argmax, philox, sample, uniform};
+pub use sample::{SampleScratch, argmax, philox, sample, sample_in, uniform};
 
 use super::outside_of_cache;
-use super::slots::{Slots, advance, buffer_len, check_finite, check_rows};
+use super::slots::{Sampled, Slots, advance, buffer_len, check_finite, check_rows};
 use crate::backend::{Backend, Counters, Error, GraphId, KeysAndValues, Sampling};
 use crate::plan::{
     BufferId, KvLayout, Linear, Op, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
@@ -52,7 +52,7 @@ struct Graph {
     /// What the last pass sampled, for the next replay.
     last: Vec<u32>,
     /// What was sampled and not yet taken.
-    sampled: Vec<Vec<u32>>,
+    sampled: Sampled,
 }
 
 impl Twin {
@@ -91,8 +91,9 @@ impl Twin {
         let Graph { plan, buffers, rows, last, sampled } = graph;
         for step in plan.steps.iter().take(steps.end).skip(steps.start) {
             if step.op == Op::Sample {
-                *last = self.slots.sample(rows, &buffers[Plan::LOGITS.0 as usize], plan.shape.vocab_size);
-                sampled.push(last.clone());
+                let logits = &buffers[Plan::LOGITS.0 as usize];
+                self.slots.sample(rows, logits, plan.shape.vocab_size, last);
+                sampled.push(last);
             } else {
                 self.step(plan, step, rows, buffers);
                 check_finite(plan, step, rows, |id| &buffers[id.0 as usize])?;
@@ -162,7 +163,7 @@ impl Twin {
             buffers: vec![],
             rows: vec![],
             last: vec![],
-            sampled: vec![],
+            sampled: Sampled::default(),
         };
         let mut graph = std::mem::replace(&mut self.graphs[index], placeholder);
         let result = run(self, &mut graph);
@@ -187,7 +188,13 @@ impl Backend for Twin {
 
     fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error> {
         let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.rows * buffer.width]).collect();
-        self.graphs.push(Graph { plan: plan.clone(), buffers, rows: vec![], last: vec![], sampled: vec![] });
+        self.graphs.push(Graph {
+            plan: plan.clone(),
+            buffers,
+            rows: vec![],
+            last: vec![],
+            sampled: Sampled::default(),
+        });
         Ok(GraphId(self.graphs.len() as u32 - 1))
     }
 
@@ -217,7 +224,7 @@ impl Backend for Twin {
     fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
         let mut taken = Vec::new();
         self.with_graph(graph, |_, graph| {
-            taken = std::mem::take(&mut graph.sampled);
+            taken = graph.sampled.take();
             Ok(())
         })?;
         Ok(taken)

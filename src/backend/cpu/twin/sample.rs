@@ -6,17 +6,39 @@
 //! belongs to (seed, sequence, position), not to a stream: a batch, a replay or a retry draws the same.
 
 use crate::backend::Sampling;
+use std::cmp::Ordering;
+
+/// Memory that sampling works in: kept, so that a token costs no allocation.
+#[derive(Clone, Debug, Default)]
+pub struct SampleScratch {
+    /// Tokens that are penalized, each once.
+    window: Vec<u32>,
+    penalized: Vec<f32>,
+    /// The likeliest logits.
+    kept: Vec<f32>,
+}
 
 /// The next token. `logits` [vocab_size] must be finite; `recent` is the text so far, oldest first; `position` is the
 /// position that the new token will take.
 pub fn sample(logits: &[f32], sampling: &Sampling, recent: &[u32], position: u32) -> u32 {
-    let penalized = penalize(logits, sampling, recent);
-    let logits = penalized.as_deref().unwrap_or(logits);
+    sample_in(&mut SampleScratch::default(), logits, sampling, recent, position)
+}
+
+/// [`sample`] in memory that is there already.
+pub fn sample_in(
+    scratch: &mut SampleScratch,
+    logits: &[f32],
+    sampling: &Sampling,
+    recent: &[u32],
+    position: u32,
+) -> u32 {
+    let SampleScratch { window, penalized, kept } = scratch;
+    let logits = penalize(logits, sampling, recent, (window, penalized));
     if sampling.temperature <= 0.0 || sampling.top_k == 1 {
         return argmax(logits);
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let floor = cut(logits, sampling, max);
+    let floor = cut(logits, sampling, max, kept);
     let weight = |logit: f32| if logit >= floor { ((logit - max) / sampling.temperature).exp() } else { 0.0 };
     let total: f64 = logits.iter().map(|&logit| f64::from(weight(logit))).sum();
     let target = f64::from(uniform(sampling.seed, sampling.sequence, position)) * total;
@@ -48,16 +70,23 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Logits with recent tokens made less likely; `None` where nothing changes.
-fn penalize(logits: &[f32], sampling: &Sampling, recent: &[u32]) -> Option<Vec<f32>> {
+/// Logits with recent tokens made less likely: a copy where anything changes.
+fn penalize<'a>(
+    logits: &'a [f32],
+    sampling: &Sampling,
+    recent: &[u32],
+    (window, penalized): (&mut Vec<u32>, &'a mut Vec<f32>),
+) -> &'a [f32] {
     if sampling.repeat_penalty == 1.0 || sampling.repeat_window == 0 || recent.is_empty() {
-        return None;
+        return logits;
     }
-    let mut window = recent[recent.len().saturating_sub(sampling.repeat_window)..].to_vec();
+    window.clear();
+    window.extend_from_slice(&recent[recent.len().saturating_sub(sampling.repeat_window)..]);
     window.sort_unstable();
     window.dedup();
-    let mut penalized = logits.to_vec();
-    for id in window {
+    penalized.clear();
+    penalized.extend_from_slice(logits);
+    for &mut id in window {
         if let Some(logit) = penalized.get_mut(id as usize) {
             *logit = if *logit > 0.0 {
                 *logit / sampling.repeat_penalty
@@ -66,28 +95,24 @@ fn penalize(logits: &[f32], sampling: &Sampling, recent: &[u32]) -> Option<Vec<f
             };
         }
     }
-    Some(penalized)
+    penalized
 }
 
 /// The smallest logit that survives top-k, top-p and min-p. Equal logits live or die together.
-fn cut(logits: &[f32], sampling: &Sampling, max: f32) -> f32 {
+fn cut(logits: &[f32], sampling: &Sampling, max: f32, kept: &mut Vec<f32>) -> f32 {
     let mut floor = f32::NEG_INFINITY;
-    let descending = |a: &f32, b: &f32| b.total_cmp(a);
-    let mut kept: Vec<f32> = Vec::new();
+    kept.clear();
     if sampling.top_k > 0 && sampling.top_k < logits.len() {
-        kept = logits.to_vec();
-        let (_, &mut smallest, _) = kept.select_nth_unstable_by(sampling.top_k - 1, descending);
-        floor = smallest;
-        kept.truncate(sampling.top_k);
+        floor = keep_largest(logits, sampling.top_k, kept);
     }
     if sampling.top_p < 1.0 {
         if kept.is_empty() {
-            kept = logits.to_vec();
+            kept.extend_from_slice(logits);
         }
         kept.sort_unstable_by(descending);
         let total: f64 = kept.iter().map(|&logit| f64::from((logit - max).exp())).sum();
         let mut sum = 0.0f64;
-        for &logit in &kept {
+        for &logit in kept.iter() {
             sum += f64::from((logit - max).exp());
             floor = logit;
             if sum >= f64::from(sampling.top_p) * total {
@@ -99,6 +124,33 @@ fn cut(logits: &[f32], sampling: &Sampling, max: f32) -> f32 {
         floor = floor.max(max + sampling.min_p.min(1.0).ln());
     }
     floor
+}
+
+fn descending(a: &f32, b: &f32) -> Ordering {
+    b.total_cmp(a)
+}
+
+/// The `k` largest logits, in any order, and the smallest of them. Most logits are turned away by one comparison: only
+/// what is above the smallest of the best so far is kept, and sorted out when enough has come together.
+fn keep_largest(logits: &[f32], k: usize, kept: &mut Vec<f32>) -> f32 {
+    let most = (4 * k).max(256);
+    let mut floor = f32::NEG_INFINITY;
+    let sort_out = |kept: &mut Vec<f32>| {
+        let (_, &mut smallest, _) = kept.select_nth_unstable_by(k - 1, descending);
+        kept.truncate(k);
+        smallest
+    };
+    for chunk in logits.chunks(32) {
+        // The maximum of a chunk takes a few instructions; a branch for each logit would take hundreds.
+        if kept.len() >= k && chunk.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x)) <= floor {
+            continue;
+        }
+        kept.extend(chunk.iter().filter(|&&logit| logit > floor));
+        if kept.len() >= most {
+            floor = sort_out(kept);
+        }
+    }
+    sort_out(kept)
 }
 
 /// A number in [0, 1) with 24 random bits, from one round of [`philox`].
@@ -181,6 +233,27 @@ mod tests {
         assert_eq!(reachable(&logits, &Sampling { top_p: 0.71, ..warm() }), [1, 2, 3]);
         assert_eq!(reachable(&logits, &Sampling { min_p: 0.6, ..warm() }), [1, 3]);
         assert_eq!(reachable(&logits, &Sampling { top_k: 3, top_p: 0.7, ..warm() }), [1, 3]);
+    }
+
+    #[test]
+    fn the_largest_are_those_of_a_sort() {
+        let scrambled = |i: usize| ((i * 7919) % 5003) as f32 * 0.25 - 300.0;
+        let orders: [Vec<f32>; 4] = [
+            (0..5003).map(scrambled).collect(),
+            (0..5003).map(|i| i as f32).collect(),
+            (0..5003).map(|i| -(i as f32)).collect(),
+            (0..5003).map(|i| (i / 1000) as f32).collect(),
+        ];
+        for logits in orders {
+            let mut sorted = logits.clone();
+            sorted.sort_unstable_by(descending);
+            for k in [1, 2, 40, 255, 256, 2000, 5002] {
+                let mut kept = vec![];
+                assert_eq!(keep_largest(&logits, k, &mut kept), sorted[k - 1], "{k}");
+                kept.sort_unstable_by(descending);
+                assert_eq!(kept, sorted[..k], "{k}");
+            }
+        }
     }
 
     #[test]

@@ -72,9 +72,21 @@ pub(crate) struct ConvertArgs {
     /// The type of matrices in a Hugging Face folder [default: bf16 for BF16 sources, otherwise f16]
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<FloatName>,
+    /// Write a folder of lattice's .q4 files, scaled from the least to the largest value or symmetrically
+    #[arg(long, value_enum, conflicts_with_all = ["dtype", "compat"])]
+    pub(crate) lattice: Option<LatticeName>,
     /// Threads [default: one per core]
     #[arg(long, short = 't')]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// How lattice's blocks are scaled.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LatticeName {
+    /// From the least to the largest value: the usual one
+    Asymmetric,
+    /// From minus to plus the largest magnitude
+    Symmetric,
 }
 
 fn mix(name: &str) -> Result<Mix, String> {

@@ -1,20 +1,16 @@
-//! Tests of the preprocessor that the build script uses (it is no part of the library).
-#![cfg(test)]
+//! Tests of the preprocessor that the build script and the CUDA backend use.
 
-#[path = "preprocess.rs"]
-mod preprocess;
-
-use preprocess::{Composed, Defines, compose, expand, key};
+use super::preprocess::{Composed, Defines, compose, expand, key};
 
 fn composed(text: &'static str, defines: &[(&str, &str)]) -> Result<Composed, String> {
     let read = |file: &str| match file {
         "main" => Ok(text.to_owned()),
-        "part" => Ok("fn ${T}f() {}\n".to_owned()),
+        "part" => Ok("fn ${T}f() {}\n#define D ${T}\n".to_owned()),
         "loop" => Ok("#include \"loop\"\n".to_owned()),
         _ => Err(format!("{file} is missing")),
     };
     let defines: Defines = defines.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-    compose("main", &defines, &read)
+    compose("shaders", "main", &defines, &read)
 }
 
 #[test]
@@ -27,12 +23,29 @@ fn includes_conditions_and_substitutions() {
 }
 
 #[test]
+fn loops_expressions_and_definitions() {
+    let text = "#define N 2\n#for i in 0..N*2\n#if i%2==1\n${i} ${(i+1)*4}\n#endif\n#endfor\n";
+    let found = composed(text, &[]).unwrap();
+    assert_eq!(found.text, "1 8\n3 16\n");
+    assert_eq!(found.origin(2), "shaders/main:4");
+    // Arguments end with their include, definitions do not.
+    assert_eq!(composed("#include \"part\" T=x\n${D}\n", &[]).unwrap().text, "fn xf() {}\nx\n");
+    assert!(composed("#include \"part\" T=x\n${T}\n", &[]).is_err());
+    // A number of its own for each turn.
+    assert_eq!(composed("#for i in 0..2\n${U}\n#endfor\n", &[]).unwrap().text, "1\n2\n");
+}
+
+#[test]
 fn mistakes_name_their_line() {
     for (text, expected) in [
         ("a\n${NAME}\n", "shaders/main:2: NAME is not defined"),
-        ("#ifdef X\n", "1 #ifdef without #endif"),
+        ("a\n#ifdef X\n", "shaders/main:2: #ifdef without #endif"),
         ("#endif\n", "shaders/main:1: #endif without"),
-        ("\n#define X\n", "shaders/main:2: unknown directive #define"),
+        ("#for i in 0..2\n#endif\n", "shaders/main:2: #endif does not match"),
+        ("#for i in 0..x\n#endfor\n", "shaders/main:1: `x` is no expression"),
+        ("#for i\n#endfor\n", "shaders/main:1: expected `#for"),
+        ("${1+}\n", "shaders/main:1: `1+` is no expression"),
+        ("\n#defin X\n", "shaders/main:2: unknown directive #defin"),
         ("#include \"nothing\"\n", "nothing is missing\n  included at shaders/main:1"),
         ("#include \"loop\"\n", "deep"),
     ] {

@@ -18,24 +18,24 @@ const PER_ROW: usize = 4;
 
 /// Sizes of the state of one graph.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StateLayout {
-    pub(super) rows: usize,
-    pub(super) logit_rows: usize,
+pub(in crate::backend) struct StateLayout {
+    pub(in crate::backend) rows: usize,
+    pub(in crate::backend) logit_rows: usize,
 }
 
 impl StateLayout {
     /// Words in all.
-    pub(super) fn words(self) -> usize {
+    pub(in crate::backend) fn words(self) -> usize {
         self.asked_at() + 2 * self.logit_rows
     }
 
     /// Where the list of rows that ask begins.
-    pub(super) fn asked_at(self) -> usize {
+    pub(in crate::backend) fn asked_at(self) -> usize {
         FIRST + PER_ROW * self.rows
     }
 
     /// The words for a run over `rows`.
-    pub(super) fn encode(self, rows: &[Row]) -> Vec<u32> {
+    pub(in crate::backend) fn encode(self, rows: &[Row]) -> Vec<u32> {
         let mut words = vec![0; self.words()];
         let mut asked = 0;
         for (index, row) in rows.iter().enumerate() {
@@ -54,7 +54,12 @@ impl StateLayout {
 }
 
 /// Refuses rows that a graph cannot run, moved on by `passes` positions.
-pub(super) fn check_rows(plan: &Plan, kv: &KvLayout, rows: &[Row], passes: u32) -> Result<(), Error> {
+pub(in crate::backend) fn check_rows(
+    plan: &Plan,
+    kv: &KvLayout,
+    rows: &[Row],
+    passes: u32,
+) -> Result<(), Error> {
     let asked = rows.iter().filter(|row| row.logits).count();
     if rows.len() > plan.rows || asked > plan.logit_rows {
         return Err(Error::Misuse(format!(
@@ -79,7 +84,7 @@ pub(super) fn check_rows(plan: &Plan, kv: &KvLayout, rows: &[Row], passes: u32) 
 }
 
 /// How many values of a buffer a pass over `rows` writes.
-pub(super) fn buffer_len(plan: &Plan, rows: &[Row], id: BufferId) -> Result<usize, Error> {
+pub(in crate::backend) fn buffer_len(plan: &Plan, rows: &[Row], id: BufferId) -> Result<usize, Error> {
     let missing = || Error::Misuse(format!("the plan has no buffer {}", id.0));
     let buffer = plan.buffers.get(id.0 as usize).ok_or_else(missing)?;
     let asked = rows.iter().filter(|row| row.logits).count();

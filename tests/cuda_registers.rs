@@ -1,0 +1,213 @@
+//! What NVIDIA's assembler makes of every kernel: it must take each for its own target and all above it, with no more registers,
+//! shared memory and spilled bytes than `kernels/registers.md` says; the kernels that decode one row in q8 spill nothing.
+//!
+//! `PTXAS=/path/to/ptxas cargo test --release --test cuda_registers` checks (PyPI `nvidia-cuda-nvcc` has the program);
+//! with `APRGPU_BLESS=1` it writes the table anew. The table has, of the decode kernels, those for 1 and 8 rows; `APRGPU_KERNELS=down`
+//! takes all kernels with this in their name (`_`: all there are) and prints what they use.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use aprgpu::backend::cuda::sources::{self, Target};
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+const ARCHITECTURES: [u32; 7] = [80, 86, 89, 90, 100, 120, 121];
+/// Kernels per run of the assembler.
+const PER_FILE: usize = 24;
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/registers.md");
+
+/// Registers, bytes of shared memory and bytes of spill stores and loads of a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Used {
+    registers: u32,
+    shared: u32,
+    spilled: u32,
+}
+
+/// By kernel and architecture.
+type Use = BTreeMap<(String, u32), Used>;
+
+/// What a `-v` run says, and what is wrong.
+fn parse(output: &str, architecture: u32) -> (Use, Vec<String>) {
+    let (mut found, mut faults, mut name) = (Use::new(), Vec::new(), String::new());
+    let mut spilled = 0;
+    let number_before = |line: &str, what: &str| -> u32 {
+        let end = line.find(what).unwrap_or(0);
+        line[..end].rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    for line in output.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            name = rest.split('\'').next().unwrap_or_default().to_owned();
+        } else if line.contains("bytes spill stores") {
+            spilled = number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
+            if spilled > 0 && name.trim_end_matches("_pdl").ends_with("_q8_m1") {
+                faults.push(format!("{name} for sm_{architecture}:{line}"));
+            }
+        } else if line.contains(" registers") {
+            let registers = number_before(line, " registers");
+            let used = Used { registers, shared: number_before(line, " bytes smem"), spilled };
+            found.insert((name.clone(), architecture), used);
+        }
+    }
+    (found, faults)
+}
+
+fn assemble(ptxas: &str, architecture: u32, texts: &[(String, String)]) -> (Use, Vec<String>) {
+    // One module of many entries: the first text's head, then all entries.
+    let mut module = String::new();
+    for (_, text) in texts {
+        let entry = text.find(".visible .entry").unwrap_or(0);
+        module += if module.is_empty() { text } else { &text[entry..] };
+    }
+    let number = std::process::id();
+    let file = std::env::temp_dir().join(format!("aprgpu-{number}-{architecture}-{}.ptx", texts[0].0));
+    std::fs::write(&file, module).unwrap();
+    let output = Command::new(ptxas)
+        .args(["-v", "-o", "/dev/null", &format!("-arch=sm_{architecture}")])
+        .arg(&file)
+        .output()
+        .unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let (found, mut faults) = parse(&said, architecture);
+    if !output.status.success() {
+        let errors: Vec<&str> = said.lines().filter(|line| line.contains("error")).take(5).collect();
+        faults.push(format!("{} ... for sm_{architecture}: {}", texts[0].0, errors.join("\n")));
+    } else if found.len() != texts.len() {
+        faults.push(format!("{} ... for sm_{architecture}: {} of {}", texts[0].0, found.len(), texts.len()));
+    }
+    (found, faults)
+}
+
+/// The table's row: the kernels that differ only in M share one. `name` and the column in the row.
+fn row_of(name: &str) -> (String, String) {
+    let (name, pdl) = name.strip_suffix("_pdl").map_or((name, ""), |name| (name, " pdl"));
+    match name.rsplit_once("_m") {
+        Some((family, m)) if m.parse::<u32>().is_ok() => (format!("{family}{pdl}"), m.to_owned()),
+        _ => (format!("{name}{pdl}"), "1".to_owned()),
+    }
+}
+
+fn table(found: &Use) -> String {
+    let mut rows: BTreeMap<String, BTreeMap<u32, BTreeMap<String, Used>>> = BTreeMap::new();
+    for ((name, architecture), used) in found {
+        let (row, column) = row_of(name);
+        rows.entry(row).or_default().entry(*architecture).or_default().insert(column, *used);
+    }
+    let mut text = String::from(
+        "# Registers and shared memory of every kernel\n\n\
+         What ptxas reports, for each architecture: registers per thread, of a decode kernel for M = 1 and M = 8; after `!`\n\
+         the bytes of spill stores and loads, after `+` the bytes of static shared memory, where there are any. ptxas spills a\n\
+         few bytes on purpose where that lets one more block onto a multiprocessor. Written by\n\
+         `APRGPU_BLESS=1 PTXAS=/path/to/ptxas cargo test --release --test cuda_registers`; without `APRGPU_BLESS` the same\n\
+         command fails where a number has grown.\n\n| kernel |",
+    );
+    for architecture in ARCHITECTURES {
+        text += &format!(" {architecture} |");
+    }
+    text += "\n|---|---|---|---|---|---|---|---|\n";
+    for (row, cells) in &rows {
+        text += &format!("| {row} |");
+        for architecture in ARCHITECTURES {
+            let cell = cells.get(&architecture).map_or(String::new(), |columns| {
+                let number = |used: &Used| match used.spilled {
+                    0 => used.registers.to_string(),
+                    spilled => format!("{}!{spilled}", used.registers),
+                };
+                let registers: Vec<String> = columns.values().map(number).collect();
+                let shared = columns.values().map(|used| used.shared).max().unwrap_or(0);
+                registers.join(" ") + &if shared > 0 { format!(" +{shared}") } else { String::new() }
+            });
+            text += &format!(" {cell} |");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The numbers of a table, by row and column, so that two tables can be compared.
+fn numbers(table: &str) -> BTreeMap<(String, usize, usize), u32> {
+    let mut out = BTreeMap::new();
+    for line in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        for (column, cell) in cells.iter().enumerate().skip(1) {
+            for (index, word) in cell.split_whitespace().enumerate() {
+                let (number, spilled) = word
+                    .trim_start_matches('+')
+                    .split_once('!')
+                    .unwrap_or((word.trim_start_matches('+'), "0"));
+                out.insert((cells[0].to_owned(), column, 2 * index), number.parse().unwrap());
+                out.insert((cells[0].to_owned(), column, 2 * index + 1), spilled.parse().unwrap());
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn every_kernel_assembles_and_has_not_grown() {
+    let Ok(ptxas) = std::env::var("PTXAS") else {
+        println!("skipped: PTXAS does not name NVIDIA's assembler");
+        return;
+    };
+    let only = std::env::var("APRGPU_KERNELS").ok();
+    let mut jobs = Vec::new();
+    for target in [Target::Sm80, Target::Sm90] {
+        let texts: Vec<(String, String)> = sources::variants()
+            .filter(|variant| variant.targets.contains(&target))
+            .filter(|variant| only.is_some() || matches!(variant.define("M"), None | Some("1" | "8")))
+            .map(|variant| {
+                (sources::entry_name(&variant.key, target), sources::source(&variant.key, target).unwrap())
+            })
+            .filter(|(name, _)| only.as_ref().is_none_or(|only| name.contains(only)))
+            .collect();
+        for texts in texts.chunks(PER_FILE) {
+            let first = if target == Target::Sm90 { 90 } else { 80 };
+            for architecture in ARCHITECTURES.into_iter().filter(|&a| a >= first) {
+                jobs.push((architecture, texts.to_vec()));
+            }
+        }
+    }
+    let (next, all) = (AtomicUsize::new(0), Mutex::new((Use::new(), Vec::new())));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((architecture, texts)) = jobs.get(next.fetch_add(1, Relaxed)) {
+                    let (found, faults) = assemble(&ptxas, *architecture, texts);
+                    let mut all = all.lock().unwrap();
+                    all.0.extend(found);
+                    all.1.extend(faults);
+                }
+            });
+        }
+    });
+    let (found, faults) = all.into_inner().unwrap();
+    if only.is_some() {
+        println!("{}", table(&found));
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    if only.is_none() && std::env::var_os("APRGPU_BLESS").is_some() {
+        std::fs::write(TABLE, table(&found)).unwrap();
+    }
+    let known = numbers(&std::fs::read_to_string(TABLE).unwrap_or_default());
+    let grown: Vec<String> = numbers(&table(&found))
+        .into_iter()
+        .filter(|(place, number)| known.get(place).is_none_or(|known| number > known))
+        .map(|(place, number)| format!("{place:?}: {number}, was {:?}", known.get(&place)))
+        .collect();
+    assert!(only.is_some() || grown.is_empty(), "{} have grown:\n{}", grown.len(), grown.join("\n"));
+}
+
+#[test]
+fn tables_are_read_back() {
+    let mut found = Use::new();
+    found.insert(("down_q4_k_q8_m1".into(), 80), Used { registers: 40, ..Used::default() });
+    found.insert(("down_q4_k_q8_m2".into(), 80), Used { registers: 48, shared: 64, spilled: 8 });
+    let read = numbers(&table(&found));
+    assert_eq!(read.values().copied().collect::<Vec<_>>(), [40, 0, 48, 8, 64, 0]);
+    assert_eq!(parse("info: Compiling entry function 'down_q8_m1' for 'sm_80'\n 8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\nptxas info    : Used 40 registers, 8 bytes smem", 80).1.len(), 1);
+}
