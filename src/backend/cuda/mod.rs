@@ -8,6 +8,7 @@
 //!
 //! `driver/` is the only place that calls the driver. Layouts are those of the wgpu backend (`backend/gpu/`).
 
+mod body;
 mod budget;
 mod device;
 mod driver;

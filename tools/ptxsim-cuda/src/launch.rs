@@ -1,8 +1,8 @@
 //! Commands of a stream, their execution, and the launch calls.
 
 use crate::code::{
-    COOPERATIVE_LAUNCH_TOO_LARGE, Code, INVALID_HANDLE, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES, NOT_SUPPORTED,
-    of_fault, of_memory,
+    COOPERATIVE_LAUNCH_TOO_LARGE, Code, INVALID_HANDLE, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES,
+    NOT_SUPPORTED, of_fault, of_memory,
 };
 use crate::raw::{Handle, bytes_from, bytes_to, element, entry, text_to};
 use crate::state::{Driver, done, ready, with};

@@ -71,7 +71,8 @@ fn operands_must_fit_the_type() {
 /// As ptxas has it: a label is seen inside its braces only, and an inner one hides an outer one.
 #[test]
 fn labels_belong_to_their_braces() {
-    let twice = "{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\n}\n{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\nbra OUT;\n}\nOUT:";
+    let twice =
+        "{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\n}\n{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\nbra OUT;\n}\nOUT:";
     assert!(Module::parse(&wrap(twice)).is_ok());
     let refused = |body: &str| Module::parse(&wrap(body)).unwrap_err().to_string();
     assert!(refused("{\nINSIDE:\nmov.u32 %r3, 1;\n}\nbra INSIDE;").contains("no label 'INSIDE'"));

@@ -136,7 +136,10 @@ impl<'a> Lowering<'a> {
             let line = self.kernel.code.get(at).map_or(0, |i| i.line);
             let found = |brace: &u32| self.labels.get(&(*brace, label.clone()));
             let Some(to) = braces.iter().rev().find_map(found) else {
-                return parse_error(line, format!("there is no label '{label}' in these braces or around them"));
+                return parse_error(
+                    line,
+                    format!("there is no label '{label}' in these braces or around them"),
+                );
             };
             if let Some(i) = self.kernel.code.get_mut(at) {
                 i.op = Op::Branch { to: *to };
