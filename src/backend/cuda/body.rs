@@ -4,8 +4,8 @@
 //! | the kernel says | the function says |
 //! |---|---|
 //! | `ld.param.T r, [name+n]` | `ld.shared.T r, [phase+place]`: the phase's record (`Phase` in `persistent.rs`) |
-//! | `%ctaid.x`, `.y`, `.z` | `%task_x`, `%task_y`, `%task_z` |
-//! | `%tid.x`, `%ntid.x` | `%task_thread`, the record's number of threads |
+//! | `mov r, %ctaid.x` (`.y`, `.z`, `%tid.x`) | a load from the warp's slot, which says who its task is |
+//! | `mov r, %ntid.x` | a load from the record |
 //! | `bar.sync 0` | the barrier of the task's warps alone |
 //! | `.shared` variables and `dynamic` | places in the task's slice of shared memory |
 //! | `ret` | `bra TASK_DONE` |
@@ -25,6 +25,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const PARAMS_AT: usize = 64;
 /// Where the number of a task's threads is.
 pub(super) const THREADS_AT: usize = 212;
+/// Places in a warp's slot, and its size.
+const FIRST_THREAD: usize = 12;
+const SLICE: usize = 16;
+const BARRIER: usize = 20;
+const SLOT_BYTES: usize = 32;
 
 /// A kernel as a function.
 #[derive(Debug)]
@@ -117,6 +122,16 @@ fn set_under_a_predicate(code: &str) -> Vec<&str> {
     set.split([',', '|']).map(str::trim).collect()
 }
 
+/// `%of_task` = the word at this place of the warp's slot, then `statements`. Volatile, so that it is not kept in a
+/// register from one use to the next.
+fn of_slot(at: usize, statements: &str) -> String {
+    format!(
+        "{{ .reg .b32 %task_slot, %of_task; mov.u32 %task_slot, %tid.x; shr.u32 %task_slot, %task_slot, 5; mov.u32 %of_task, slots; \
+         mad.lo.u32 %task_slot, %task_slot, {SLOT_BYTES}, %of_task; ld.volatile.shared.u32 %of_task, [%task_slot+{at}]; \
+         {statements} }}"
+    )
+}
+
 struct Rewrite<'a> {
     /// Places of parameters in the record.
     places: BTreeMap<&'a str, usize>,
@@ -142,13 +157,26 @@ impl Rewrite<'_> {
         let moved = operands.split_once(", ").filter(|_| op == "mov.u32");
         let written = match (op, moved) {
             ("ret;", _) => "bra TASK_DONE;".to_owned(),
-            ("bar.sync", _) if operands == "0" && guard.is_empty() => format!(
-                "{{ .reg .b32 %task_threads; ld.shared.u32 %task_threads, [phase+{THREADS_AT}]; \
-                 bar.sync %task_barrier, %task_threads; }}"
+            ("bar.sync", _) if operands == "0" && guard.is_empty() => of_slot(
+                BARRIER,
+                &format!("ld.shared.u32 %task_slot, [phase+{THREADS_AT}]; bar.sync %of_task, %task_slot;"),
             ),
             (_, Some((to, "%ntid.x"))) => format!("ld.shared.u32 {to}, [phase+{THREADS_AT}];"),
+            (_, Some((to, "%tid.x"))) => {
+                let lane = "mov.u32 %task_slot, %tid.x; and.b32 %task_slot, %task_slot, 31;";
+                of_slot(FIRST_THREAD, &format!("{lane} add.u32 {to}, %of_task, %task_slot;"))
+            }
+            (_, Some((to, axis @ ("%ctaid.x" | "%ctaid.y" | "%ctaid.z")))) => {
+                let at = match axis {
+                    "%ctaid.x" => 0,
+                    "%ctaid.y" => 4,
+                    _ => 8,
+                };
+                of_slot(at, &format!("mov.u32 {to}, %of_task;"))
+            }
             (_, Some((to, name))) if self.shared.contains_key(name) => {
-                format!("add.u32 {to}, %task_slice, {};", self.shared.get(name).unwrap_or(&0))
+                let place = self.shared.get(name).unwrap_or(&0);
+                of_slot(SLICE, &format!("add.u32 {to}, %of_task, {place};"))
             }
             _ if op.starts_with("ld.param.") => self.parameter(op, operands)?,
             _ => self.checked(bare)?,
@@ -168,23 +196,21 @@ impl Rewrite<'_> {
         parsed().ok_or_else(|| format!("`{op} {operands}` is no load of a parameter that it declares"))
     }
 
-    /// Any other statement: a block's and a thread's numbers, and nothing that would mean something else here.
+    /// Any other statement: nothing in it may mean something else here.
     fn checked(&self, statement: &str) -> Result<String, String> {
         let words = |text: &str| -> Vec<String> {
             text.split(|c: char| !(c.is_alphanumeric() || "_%.".contains(c))).map(str::to_owned).collect()
         };
-        let known = |word: &String| word.starts_with("%task_") || word == "TASK_DONE" || word == "phase";
+        let known = |word: &String| {
+            ["%task_slot", "%of_task", "TASK_DONE", "phase", "slots"].iter().any(|name| word == name)
+        };
         if let Some(word) = words(statement).iter().find(|word| known(word)) {
             return Err(format!("{word} is a name of kernels/decode.ptx"));
         }
-        let mut written = statement
-            .replace("%ctaid.x", "%task_x")
-            .replace("%ctaid.y", "%task_y")
-            .replace("%ctaid.z", "%task_z")
-            .replace("%tid.x", "%task_thread");
-        if self.fresh {
-            written = written.replace("ld.global.nc.", "ld.global.");
-        }
+        let written = match self.fresh {
+            true => statement.replace("ld.global.nc.", "ld.global."),
+            false => statement.to_owned(),
+        };
         let foreign = |word: &String| {
             let special = ["%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid", "%smid", "%grid"];
             let op = ["bar.", "barrier", "griddepcontrol", "call", "exit", "ld.param", ".local", ".shared"];
@@ -235,22 +261,26 @@ mod tests {
 
     #[test]
     fn what_a_block_is_comes_from_the_task() {
-        let found =
-            of("down", "    mov.u32 %t, %tid.x;\n@%p ld.param.u32 %n, [params+4];\nld.param.u64 %a, [b];");
+        let found = of("down", "@%p ld.param.u32 %n, [params+4];\nld.param.u64 %a, [b];\nret;").unwrap();
         assert_eq!(
-            found.unwrap(),
-            "    mov.u32 %t, %task_thread;\n@%p ld.shared.u32 %n, [phase+68];\nld.shared.u64 %a, [phase+8];\n"
-        );
-        assert_eq!(
-            of("down", "mad.lo.u32 %n, %ctaid.z, 8, %n;\nret;").unwrap(),
-            "mad.lo.u32 %n, %task_z, 8, %n;\nbra TASK_DONE;\n"
+            found,
+            "@%p ld.shared.u32 %n, [phase+68];\nld.shared.u64 %a, [phase+8];\nbra TASK_DONE;\n"
         );
         assert_eq!(of("down", "mov.u32 %n, %ntid.x;").unwrap(), "ld.shared.u32 %n, [phase+212];\n");
-        assert!(
-            of("down", "bar.sync 0; // all")
-                .unwrap()
-                .contains("bar.sync %task_barrier, %task_threads; } // all")
-        );
+        for (line, end) in [
+            ("mov.u32 %n, %ctaid.z; // row", "[%task_slot+8]; mov.u32 %n, %of_task; } // row\n"),
+            (
+                "mov.u32 %n, %tid.x;",
+                "and.b32 %task_slot, %task_slot, 31; add.u32 %n, %of_task, %task_slot; }\n",
+            ),
+            (
+                "bar.sync 0;",
+                "[%task_slot+20]; ld.shared.u32 %task_slot, [phase+212]; bar.sync %of_task, %task_slot; }\n",
+            ),
+        ] {
+            let found = of("down", line).unwrap();
+            assert!(found.starts_with("{ .reg .b32 %task_slot") && found.ends_with(end), "{found}");
+        }
     }
 
     #[test]
@@ -258,10 +288,8 @@ mod tests {
         let inside = ".shared .align 4 .b8 parts[60];\n.shared .align 16 .b32 more[4];\nmov.u32 %n, parts;\nmov.u32 %n, more;\nmov.u32 %n, dynamic;";
         let found = body("down", &kernel(inside)).unwrap();
         assert_eq!(found.shared_bytes, 80);
-        assert_eq!(
-            found.text.text,
-            "add.u32 %n, %task_slice, 0;\nadd.u32 %n, %task_slice, 64;\nadd.u32 %n, %task_slice, 80;\n"
-        );
+        let places = ["%of_task, 0; }", "%of_task, 64; }", "%of_task, 80; }"];
+        assert!(found.text.text.lines().zip(places).all(|(line, place)| line.ends_with(place)));
         assert_eq!(found.text.origin(1), "k.ptx:9");
     }
 
@@ -290,7 +318,8 @@ mod tests {
             ("griddepcontrol.wait;", "griddepcontrol"),
             ("ld.param.u32 %n, [c];", "[c]"),
             (".shared .align 4 .b8 parts[60];\nld.shared.u32 %n, [parts];", "parts"),
-            ("mov.u32 %task_x, 0;", "decode.ptx"),
+            ("mov.u32 %task_slot, 0;", "decode.ptx"),
+            ("mad.lo.u32 %n, %ctaid.z, 8, %n;", "%ctaid"),
             ("mov.u32 %n, 0; mov.u32 %m, 0;", "two statements"),
         ] {
             let error = of("down", inside).unwrap_err();

@@ -87,10 +87,14 @@ struct Phase {
     segments: u32,
     skip: u32,
     ahead: [Ahead; 3],
+    /// Its place in the table, and 1 for the last.
+    number: u32,
+    last: u32,
+    padding: [u32; 2],
 }
 
 const _: () = assert!(offset_of!(Phase, params) == PARAMS_AT && offset_of!(Phase, threads) == THREADS_AT);
-const _: () = assert!(offset_of!(Phase, ahead) == 248 && size_of::<Phase>() == 320);
+const _: () = assert!(offset_of!(Phase, ahead) == 248 && size_of::<Phase>() == 336);
 
 /// What a launch becomes, whatever the extent.
 struct Function {
@@ -112,7 +116,6 @@ pub(super) struct Persistent {
 /// A table of phases on the device.
 pub(super) struct Table {
     memory: Arc<DeviceMemory>,
-    phases: u32,
 }
 
 impl Table {
@@ -197,22 +200,28 @@ impl Persistent {
             (phases[at].segments, phases[at].skip) = (launch.params.segments, skip);
             phases[at].ahead = ahead(launch);
         }
+        for (number, phase) in phases.iter_mut().enumerate() {
+            phase.number = number as u32;
+        }
+        if let Some(last) = phases.last_mut() {
+            last.last = 1;
+        }
         let bytes = bytemuck::cast_slice(&phases);
         let memory = gpu.uninitialized("the phases of a pass", bytes.len() as u64)?;
         gpu.write(&memory, 0, bytes)?;
-        Ok(Table { memory, phases: phases.len() as u32 })
+        Ok(Table { memory })
     }
 
     /// Queues a pass.
     pub(super) fn queue(&self, stream: &Stream, table: &Table) -> Result<(), DriverError> {
-        let params = Params { rows: table.phases, ..Params::zeroed() };
+        let unused = Params::zeroed();
         let kernel = Kernel {
             function: &self.kernel.function,
             grid: [self.blocks, 1, 1],
             threads: THREADS,
             shared_bytes: self.shared_bytes,
             buffers: &[table.memory.address(), self.arrivals.address()],
-            params: bytemuck::bytes_of(&params),
+            params: bytemuck::bytes_of(&unused),
             dependent: false,
             cooperative: true,
         };
