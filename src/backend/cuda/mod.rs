@@ -4,7 +4,8 @@
 //! Kernels, arguments and buffers are made once per plan (`graph.rs`). Tokens and positions live in device memory,
 //! `sample` writes the next ones there, so a pass that continues the last one takes no parameters: it is captured once
 //! per bucket of positions and replayed as one graph launch. A pass ends with a copy of the ring of tokens to pinned
-//! memory, and with an event, so the host can read a token while later passes run.
+//! memory, and with an event, so the host can read a token while later passes run. Where it is asked for, a captured
+//! decode pass is one cooperative launch over a table of the same launches (`persistent.rs`).
 //!
 //! `driver/` is the only place that calls the driver. Layouts are those of the wgpu backend (`backend/gpu/`).
 
