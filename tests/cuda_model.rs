@@ -5,79 +5,20 @@
 
 mod support;
 
-use aprgpu::backend::cuda::{CudaBackend, Gpu};
+use aprgpu::backend::cuda::Gpu;
 use aprgpu::backend::{Backend, Sampling};
 use aprgpu::engine::{self, BackendChoice, Settings};
 use aprgpu::model::Model;
-use aprgpu::plan::{
-    Activations, Decoder, KvType, Numerics, Plan, RopeTable, Row, Rows, WeightId, WeightSource,
-};
+use aprgpu::plan::{Activations, KvType, Numerics, Plan, Row};
 use std::path::Path;
 use std::sync::Arc;
+use support::on_gpu::OnGpu;
 use support::{argmax, cuda, fixtures, nmse, read_f32, read_json, repository, u32s};
 
 const VERIFY: Numerics = Numerics { activations: Activations::F32, kv: KvType::F32 };
 const F32_DEFAULT_CACHE: Numerics = Numerics { activations: Activations::F32, kv: KvType::F16 };
 const DEFAULT: Numerics = Numerics { activations: Activations::Q8, kv: KvType::F16 };
 const LIKE_LLAMA: Numerics = Numerics { activations: Activations::Q8K, kv: KvType::F16 };
-
-/// A model's weights by the ids of its decoder.
-struct ModelWeights {
-    model: Model,
-    decoder: Decoder,
-}
-
-impl WeightSource for ModelWeights {
-    fn row(&self, id: WeightId, row: usize) -> &[u8] {
-        let (role, layer) = self.decoder.role(id).unwrap();
-        self.model.weights.get(layer, role).unwrap().row(row)
-    }
-
-    fn release(&self, _: WeightId) {}
-}
-
-/// A model on the device, one slot of 1024 positions.
-struct OnGpu {
-    backend: CudaBackend,
-    decoder: Decoder,
-    numerics: Numerics,
-}
-
-impl OnGpu {
-    fn new(gpu: &Arc<Gpu>, file: &Path, numerics: Numerics) -> Self {
-        Self::with_slots(gpu, file, numerics, 1)
-    }
-
-    fn with_slots(gpu: &Arc<Gpu>, file: &Path, numerics: Numerics, slots: usize) -> Self {
-        let model = Model::open(file).unwrap();
-        let decoder = engine::decoder(&model).unwrap();
-        let kv_layout = decoder.kv_layout(slots, 1024, numerics.kv);
-        let rope = RopeTable::new(&model.config.rope, 1024);
-        let plan = decoder.plan(Rows { rows: 1, logit_rows: 1, sample: false }, numerics);
-        let source: Arc<dyn WeightSource + Send + Sync> =
-            Arc::new(ModelWeights { model, decoder: decoder.clone() });
-        let backend = CudaBackend::new(gpu, &plan, &source, kv_layout, &rope, &mut |_, _| {}).unwrap();
-        Self { backend, decoder, numerics }
-    }
-
-    fn plan(&self, rows: usize, logit_rows: usize, sample: bool) -> Plan {
-        self.decoder.plan(Rows { rows, logit_rows, sample }, self.numerics)
-    }
-
-    /// Logits at the last position of `tokens`, which enter `chunk` at a time.
-    fn logits(&mut self, tokens: &[u32], chunk: usize) -> Vec<f32> {
-        let graph = self.backend.compile(&self.plan(chunk, 1, false)).unwrap();
-        for (index, tile) in tokens.chunks(chunk).enumerate() {
-            let row = |(i, &token): (usize, &u32)| {
-                let position = index * chunk + i;
-                Row { token, slot: 0, position: position as u32, logits: position + 1 == tokens.len() }
-            };
-            let rows: Vec<Row> = tile.iter().enumerate().map(row).collect();
-            self.backend.run(graph, &rows).unwrap();
-        }
-        self.backend.buffer(graph, Plan::LOGITS).unwrap()
-    }
-}
 
 /// A prompt, the true logits at its end, llama.cpp's, and the greedy continuation with its margins.
 struct Prompt {

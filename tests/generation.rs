@@ -211,7 +211,7 @@ fn a_generation_ends_where_it_should() {
     let small = Settings { context: Some(base.tokens.len() + 4), ..settings() };
     let filled = run(&mut scheduler(&model, &small), &tokenizer, vec![base.clone()]).remove(0);
     assert_eq!(filled.finish, Finish::ContextFull);
-    assert_eq!(filled.tokens, full.tokens[..filled.tokens.len()]);
+    assert_eq!(filled.tokens, full.tokens[..4], "every place of the context is used");
     let too_small = Settings { context: Some(4), ..settings() };
     let refused = Generator::new(&mut scheduler(&model, &too_small), &tokenizer)
         .run(vec![base.clone()], &mut |_, _| ControlFlow::Continue(()));

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::backend;
 #[cfg(feature = "cuda")]
-use crate::backend::cuda::{self, DeviceChoice, DeviceSummary};
+use crate::backend::cuda::{self, DeviceChoice, DeviceSummary, Pass};
 #[cfg(feature = "wgpu")]
 use crate::backend::wgpu::{self, AdapterChoice, AdapterSummary};
 
@@ -51,7 +51,7 @@ impl BackendChoice {
             ("cpu", None) => Ok(Self::Cpu),
             ("twin", None) => Ok(Self::Twin),
             #[cfg(feature = "cuda")]
-            ("cuda", device) => Ok(Self::Cuda(DeviceChoice { device })),
+            ("cuda", device) => Ok(Self::Cuda(DeviceChoice { device, ..DeviceChoice::default() })),
             #[cfg(feature = "wgpu")]
             ("wgpu", adapter) => Ok(Self::Wgpu(AdapterChoice::of_user(adapter, false))),
             _ => {
@@ -71,11 +71,11 @@ impl BackendChoice {
         match (self, device) {
             #[cfg(feature = "cuda")]
             (Self::Cuda(choice), _) => {
-                Self::Cuda(DeviceChoice { device: device.map(str::to_owned).or(choice.device) })
+                Self::Cuda(DeviceChoice { device: device.map(str::to_owned).or(choice.device), ..choice })
             }
             #[cfg(feature = "cuda")]
             (Self::Auto, Some(name)) if cuda_has(name) => {
-                Self::Cuda(DeviceChoice { device: Some(name.to_owned()) })
+                Self::Cuda(DeviceChoice { device: Some(name.to_owned()), ..DeviceChoice::default() })
             }
             #[cfg(feature = "wgpu")]
             (Self::Auto, Some(name)) => {
@@ -87,6 +87,20 @@ impl BackendChoice {
                 allow_software: allow_software || choice.allow_software,
                 ..choice
             }),
+            (other, _) => other,
+        }
+    }
+
+    /// The same with passes over a decode plan launched in this way, where the backend is CUDA; others stay as they are.
+    /// To ask for a persistent kernel is to ask for CUDA: `auto` becomes that.
+    #[must_use]
+    #[cfg(feature = "cuda")]
+    pub fn with_cuda_pass(self, pass: Option<Pass>) -> Self {
+        match (self, pass) {
+            (Self::Cuda(choice), Some(pass)) => Self::Cuda(DeviceChoice { pass, ..choice }),
+            (Self::Auto, Some(pass @ Pass::Persistent)) => {
+                Self::Cuda(DeviceChoice { pass, ..DeviceChoice::default() })
+            }
             (other, _) => other,
         }
     }
@@ -117,7 +131,7 @@ pub(super) fn automatic() -> (BackendChoice, String) {
 #[cfg(feature = "cuda")]
 fn cuda_device(devices: &[DeviceSummary]) -> Option<(BackendChoice, String)> {
     let device = devices.iter().find(|device| !device.simulated && device.has_kernels())?;
-    let choice = DeviceChoice { device: Some(device.index.to_string()) };
+    let choice = DeviceChoice { device: Some(device.index.to_string()), ..DeviceChoice::default() };
     Some((BackendChoice::Cuda(choice), format!("chosen by `auto`: {} is there", device.name)))
 }
 
@@ -192,8 +206,28 @@ mod tests {
         assert_eq!(cuda_device(&[]), None);
         assert_eq!(cuda_device(&[summary(0, 89, true), summary(1, 75, false)]), None);
         let (choice, why) = cuda_device(&[summary(0, 75, false), summary(1, 89, false)]).unwrap();
-        assert_eq!(choice, BackendChoice::Cuda(DeviceChoice { device: Some("1".to_owned()) }));
+        let device = DeviceChoice { device: Some("1".to_owned()), ..DeviceChoice::default() };
+        assert_eq!(choice, BackendChoice::Cuda(device));
         assert!(why.contains("device 1"), "{why}");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_persistent_pass_is_asked_for() {
+        let with = |name: &str, pass| BackendChoice::from_name(name).unwrap().with_cuda_pass(pass);
+        let choice = |device: Option<&str>, pass| {
+            BackendChoice::Cuda(DeviceChoice { device: device.map(str::to_owned), pass })
+        };
+        assert_eq!(with("cuda", None), choice(None, Pass::Launches));
+        assert_eq!(with("cuda:1", Some(Pass::Persistent)), choice(Some("1"), Pass::Persistent));
+        assert_eq!(
+            with("cuda", Some(Pass::Persistent)).on_device(Some("2"), false),
+            choice(Some("2"), Pass::Persistent)
+        );
+        assert_eq!(with("auto", Some(Pass::Persistent)), choice(None, Pass::Persistent));
+        assert_eq!(with("auto", Some(Pass::Launches)), BackendChoice::Auto);
+        assert_eq!(with("cpu", Some(Pass::Persistent)), BackendChoice::Cpu);
+        assert!("both".parse::<Pass>().is_err() && "persistent".parse() == Ok(Pass::Persistent));
     }
 
     #[cfg(feature = "wgpu")]

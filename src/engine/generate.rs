@@ -154,7 +154,7 @@ impl<'a> Generator<'a> {
             for mut one in active.drain(..) {
                 let sequence = one.sequence;
                 let tokens = produced.iter().filter(|produced| produced.sequence == sequence);
-                let mut finish = self.out_of_room(&one);
+                let mut finish = (one.request.max_tokens == 0).then_some(Finish::Length);
                 for produced in tokens {
                     finish = finish.or_else(|| self.take(&mut one, produced.token, on_text));
                 }

@@ -223,7 +223,8 @@ pub fn set_up(
                 notes.push(format!("{name} is a simulator: a check of the kernels, not a fast path"));
             }
             let plan = one_row(decoder, &kv_layout);
-            let cuda = CudaBackend::new(&gpu, &plan, &source, kv_layout, &rope, progress)?;
+            let mut cuda = CudaBackend::new(&gpu, &plan, &source, kv_layout, &rope, progress)?;
+            cuda.set_pass(choice.pass)?;
             notes.push(format!("{:.1} MB on the device", cuda.device_bytes() as f64 / 1e6));
             (Box::new(cuda), notes)
         }

@@ -7,6 +7,8 @@ pub(crate) mod cuda;
 mod fixtures;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod on_gpu;
 pub(crate) mod ops;
 
 pub(crate) use fixtures::fixtures;

@@ -2,6 +2,7 @@
 
 use super::driver::{self, Absent, Context, DeviceMemory, DriverError, OLDEST_DRIVER, Properties, Stream};
 use super::modules::Modules;
+use super::persistent::Pass;
 use super::sources::Target;
 use crate::backend::Error;
 use std::fmt;
@@ -15,6 +16,8 @@ const OLDEST_CAPABILITY: u32 = 80;
 pub struct DeviceChoice {
     /// A part of its name, or its place in the list of `devices`; `None` takes the first that can run the kernels.
     pub device: Option<String>,
+    /// How captured passes over a decode plan are launched.
+    pub pass: Pass,
 }
 
 /// A device, for the list of devices.
@@ -161,6 +164,8 @@ pub struct Gpu {
     pub(super) target: Target,
     /// Shared memory that a block may ask for.
     pub(super) shared_opt_in: u32,
+    /// All blocks of a launch can be on the device at once.
+    pub(super) cooperative: bool,
 }
 
 impl Gpu {
@@ -175,25 +180,26 @@ impl Gpu {
             return Err(unavailable(summary.variants));
         };
         let opened = |error: DriverError| unavailable(format!("{} cannot be opened: {error}", summary.name));
-        let shared_opt_in = driver::properties(summary.index).map_err(opened)?.shared_opt_in;
+        let Properties { shared_opt_in, cooperative, .. } =
+            driver::properties(summary.index).map_err(opened)?;
         let context = Context::open(summary.index).map_err(opened)?;
         let stream = Stream::new(&context).map_err(opened)?;
         let modules = Arc::new(Modules::new(Arc::clone(&context), &summary));
-        Ok(Self { modules, stream, context, summary, target, shared_opt_in })
+        Ok(Self { modules, stream, context, summary, target, shared_opt_in, cooperative })
     }
 
-    /// The device that this process has opened for `choice`, or a new one: opening and compiling take time.
+    /// The device that this process has opened by the same name, or a new one: opening and compiling take time.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn shared(choice: &DeviceChoice) -> Result<Arc<Self>, Error> {
-        static OPEN: Mutex<Vec<(DeviceChoice, Arc<Gpu>)>> = Mutex::new(Vec::new());
+        static OPEN: Mutex<Vec<(Option<String>, Arc<Gpu>)>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, gpu)) = open.iter().find(|(known, _)| known == choice) {
+        if let Some((_, gpu)) = open.iter().find(|(known, _)| *known == choice.device) {
             return Ok(Arc::clone(gpu));
         }
         let gpu = Arc::new(Self::open(choice)?);
-        open.push((choice.clone(), Arc::clone(&gpu)));
+        open.push((choice.device.clone(), Arc::clone(&gpu)));
         Ok(gpu)
     }
 
@@ -236,6 +242,7 @@ impl Gpu {
             summary: self.summary.clone(),
             target: self.target,
             shared_opt_in: self.shared_opt_in,
+            cooperative: self.cooperative,
         })
     }
 
@@ -299,6 +306,7 @@ mod tests {
             total_memory: 1 << 30,
             multiprocessors: 10,
             shared_opt_in: 99 << 10,
+            cooperative: true,
         };
         summary(index, 12080, &properties)
     }
@@ -307,7 +315,7 @@ mod tests {
     fn a_device_is_found_by_index_or_name_and_must_have_kernels() {
         let devices = [device(0, "Quadro Old", 75), device(1, "RTX New", 89), device(2, "H100", 90)];
         let choose = |wanted: Option<&str>, devices| {
-            let choice = DeviceChoice { device: wanted.map(str::to_owned) };
+            let choice = DeviceChoice { device: wanted.map(str::to_owned), ..DeviceChoice::default() };
             choose(&choice, devices).map(|device| device.index)
         };
         assert_eq!(choose(None, &devices), Ok(1));

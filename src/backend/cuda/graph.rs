@@ -20,6 +20,7 @@ use super::device::Gpu;
 use super::driver::{DeviceMemory, Pinned};
 use super::forms::{self, Form, lower, mixture, product, product_key, unit_columns};
 use super::launch::{Bound, Draft, Launch};
+use super::persistent::Persistent;
 use super::sources::{self, Target};
 use super::upload::{Part, Weights};
 use crate::backend::Error;
@@ -57,6 +58,8 @@ pub(super) struct GraphBuffers {
 /// A compiled plan.
 pub(super) struct Compiled {
     pub(super) launches: Vec<Launch>,
+    /// What captured passes run in place of all launches but the last.
+    pub(super) persistent: Option<Persistent>,
     pub(super) buffers: GraphBuffers,
     /// Bytes of all buffers of this graph.
     pub(super) bytes: u64,
@@ -584,41 +587,8 @@ impl<'a> Builder<'a> {
         let gpu = self.gpu;
         let keys: Vec<_> = self.drafts.iter().map(|draft| draft.key.clone()).collect();
         gpu.modules.compile(&keys)?;
-        let mut launches = Vec::new();
-        for draft in self.drafts {
-            let kernel = gpu.modules.kernel(&draft.key)?;
-            let mut buffers = Vec::new();
-            for name in &kernel.buffers {
-                let bound = draft.buffers.iter().find(|(bound, _)| bound == name);
-                let missing = || gpu.error(&kernel.key, format!("nothing is bound to {name}"));
-                buffers.push(Arc::clone(&bound.ok_or_else(missing)?.1));
-            }
-            let limits = kernel.limits;
-            if draft.threads > limits.max_threads
-                || draft.shared_bytes + limits.shared_bytes > gpu.shared_opt_in
-            {
-                let asked = format!("{} threads and {} bytes", draft.threads, draft.shared_bytes);
-                return Err(gpu.error(&kernel.key, format!("cannot run with {asked}: {limits:?}")));
-            }
-            if draft.shared_bytes + limits.shared_bytes > 48 << 10 {
-                let allowed = kernel.function.allow_shared(draft.shared_bytes);
-                allowed.map_err(|error| gpu.error(&kernel.key, error))?;
-            }
-            launches.push(Launch {
-                step: draft.step,
-                when: draft.when,
-                params: draft.params,
-                addresses: buffers.iter().map(|memory| memory.address()).collect(),
-                _buffers: buffers,
-                grid: draft.grid,
-                threads: draft.threads,
-                shared_bytes: draft.shared_bytes,
-                weight_bytes: draft.weight_bytes,
-                dependent: kernel.target == Target::Sm90,
-                kernel,
-            });
-        }
-        Ok(Compiled { launches, buffers: self.buffers, bytes: self.bytes })
+        let launches = self.drafts.into_iter().map(|draft| draft.load(gpu)).collect::<Result<_, _>>()?;
+        Ok(Compiled { launches, persistent: None, buffers: self.buffers, bytes: self.bytes })
     }
 }
 

@@ -1,7 +1,10 @@
 //! One launch of a graph: when it runs, how many blocks it has, what it is given.
 
+use super::device::Gpu;
 use super::driver::{DeviceMemory, DriverError, Kernel, Stream};
 use super::modules::{Loaded, ModuleKey};
+use super::sources::Target;
+use crate::backend::Error;
 use crate::backend::gpu::grid::{Extent, Grid, When};
 use crate::backend::gpu::params::Params;
 use std::sync::Arc;
@@ -28,6 +31,42 @@ pub(super) struct Draft {
     pub(super) shared_bytes: u32,
     /// Bytes of weights that it reads.
     pub(super) weight_bytes: u64,
+}
+
+impl Draft {
+    /// Compiles its kernel and puts its arguments in order.
+    pub(super) fn load(self, gpu: &Gpu) -> Result<Launch, Error> {
+        let kernel = gpu.modules.kernel(&self.key)?;
+        let mut buffers = Vec::new();
+        for name in &kernel.buffers {
+            let bound = self.buffers.iter().find(|(bound, _)| bound == name);
+            let missing = || gpu.error(&kernel.key, format!("nothing is bound to {name}"));
+            buffers.push(Arc::clone(&bound.ok_or_else(missing)?.1));
+        }
+        let limits = kernel.limits;
+        let shared_bytes = self.shared_bytes + limits.shared_bytes;
+        if self.threads > limits.max_threads || shared_bytes > gpu.shared_opt_in {
+            let asked = format!("{} threads and {} bytes", self.threads, self.shared_bytes);
+            return Err(gpu.error(&kernel.key, format!("cannot run with {asked}: {limits:?}")));
+        }
+        if shared_bytes > 48 << 10 {
+            let allowed = kernel.function.allow_shared(self.shared_bytes);
+            allowed.map_err(|error| gpu.error(&kernel.key, error))?;
+        }
+        Ok(Launch {
+            step: self.step,
+            when: self.when,
+            params: self.params,
+            addresses: buffers.iter().map(|memory| memory.address()).collect(),
+            _buffers: buffers,
+            grid: self.grid,
+            threads: self.threads,
+            shared_bytes: self.shared_bytes,
+            weight_bytes: self.weight_bytes,
+            dependent: kernel.target == Target::Sm90,
+            kernel,
+        })
+    }
 }
 
 /// One launch of a graph.
@@ -65,6 +104,7 @@ impl Launch {
             buffers: &self.addresses,
             params: bytemuck::bytes_of(&self.params),
             dependent: self.dependent,
+            cooperative: false,
         };
         kernel.launch(stream)?;
         Ok(true)

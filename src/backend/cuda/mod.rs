@@ -4,10 +4,12 @@
 //! Kernels, arguments and buffers are made once per plan (`graph.rs`). Tokens and positions live in device memory,
 //! `sample` writes the next ones there, so a pass that continues the last one takes no parameters: it is captured once
 //! per bucket of positions and replayed as one graph launch. A pass ends with a copy of the ring of tokens to pinned
-//! memory, and with an event, so the host can read a token while later passes run.
+//! memory, and with an event, so the host can read a token while later passes run. Where it is asked for, a captured
+//! decode pass is one cooperative launch over a table of the same launches (`persistent.rs`).
 //!
 //! `driver/` is the only place that calls the driver. Layouts are those of the wgpu backend (`backend/gpu/`).
 
+mod body;
 mod budget;
 mod device;
 mod driver;
@@ -15,23 +17,26 @@ pub mod forms;
 mod graph;
 mod launch;
 mod modules;
+mod persistent;
 mod profile;
 mod replay;
 pub mod sources;
 mod upload;
 
 pub use device::{DeviceChoice, DeviceSummary, Gpu, list_devices};
+pub use persistent::Pass;
 
 use super::gpu::cache::{keys_and_values, places, words_per_head};
 use super::gpu::grid::Extent;
 use super::gpu::params::NONE;
 use super::gpu::sampling::{SamplingWords, recent_words};
 use super::gpu::state::{StateLayout, buffer_len, check_rows};
-use super::gpu::{POSITIONS_PER_TILE, RING};
+use super::gpu::{MAX_M, POSITIONS_PER_TILE, RING};
 use super::{Backend, Counters, Error, GraphId, KernelTime, KeysAndValues, Sampling};
 use crate::plan::{BufferId, KvLayout, Op, Plan, RopeTable, Row, Shape, WeightSource};
 use driver::DeviceMemory;
 use graph::Compiled;
+use persistent::Persistent;
 use profile::Profile;
 use replay::Replays;
 use std::ops::Range;
@@ -132,6 +137,7 @@ pub struct CudaBackend {
     shape: Shape,
     counters: Counters,
     profile: Option<Profile>,
+    pass: Pass,
     gpu: Arc<Gpu>,
 }
 
@@ -170,8 +176,22 @@ impl CudaBackend {
             shape: plan.shape.clone(),
             counters: Counters::default(),
             profile: None,
+            pass: Pass::default(),
             gpu,
         })
+    }
+
+    /// How captured passes of the decode graphs that are compiled from now on are launched.
+    ///
+    /// # Errors
+    /// A persistent pass, where the device has no cooperative launches.
+    pub fn set_pass(&mut self, pass: Pass) -> Result<(), Error> {
+        if pass == Pass::Persistent && !self.gpu.cooperative {
+            let what = "the device has no cooperative launches, which a persistent pass is";
+            return Err(self.gpu.error("decode", format!("{what}; use --cuda-pass launches")));
+        }
+        self.pass = pass;
+        Ok(())
     }
 
     fn graph_index(&self, id: GraphId) -> Result<usize, Error> {
@@ -184,14 +204,16 @@ impl CudaBackend {
 
     /// Bytes of device memory in use by weights, cache and graphs.
     pub fn device_bytes(&self) -> u64 {
-        let graphs = self.graphs.iter().map(|graph| graph.compiled.bytes).sum::<u64>();
+        let graphs =
+            self.graphs.iter().map(|graph| graph.compiled.bytes + graph.replays.bytes()).sum::<u64>();
         self.weights.bytes + self.cache.bytes() + graphs
     }
 
-    /// Launches of one pass over the whole plan.
+    /// Launches of one captured pass over the whole plan.
     pub fn launches(&self, graph: GraphId) -> usize {
-        let graph = self.graphs.get(graph.0 as usize);
-        graph.map_or(0, |graph| graph.compiled.launches.iter().filter(|launch| launch.runs(0)).count())
+        let Some(Graph { compiled, .. }) = self.graphs.get(graph.0 as usize) else { return 0 };
+        let listed = compiled.launches.iter().filter(|launch| launch.runs(0)).count();
+        compiled.persistent.as_ref().map_or(listed, |persistent| listed - persistent.replaces() + 1)
     }
 
     /// Captured passes that a graph holds: one per bucket of positions that it was replayed in.
@@ -332,14 +354,19 @@ impl Backend for CudaBackend {
         let summary = self.gpu.summary();
         let simulated =
             if summary.simulated { ", a simulator: a check of the kernels, not a fast path" } else { "" };
-        format!("{} (sm_{}{simulated}); {}", summary.name, summary.capability, summary.variants)
+        let pass = if self.pass == Pass::Persistent { ", decoding in a persistent kernel" } else { "" };
+        format!("{} (sm_{}{simulated}); {}{pass}", summary.name, summary.capability, summary.variants)
     }
 
     fn compile(&mut self, plan: &Plan) -> Result<GraphId, Error> {
         if plan.numerics.kv != self.kv_layout.kv_type {
             return Err(Error::Misuse("the plan's cache type is not the backend's".to_owned()));
         }
-        let compiled = graph::compile(&self.gpu, plan, &self.weights, &self.cache)?;
+        let mut compiled = graph::compile(&self.gpu, plan, &self.weights, &self.cache)?;
+        let decodes = plan.rows <= MAX_M && plan.steps.iter().any(|step| step.op == Op::Sample);
+        if self.pass == Pass::Persistent && decodes {
+            compiled.persistent = Some(Persistent::new(&self.gpu, &compiled.launches)?);
+        }
         self.graphs.push(Graph {
             replays: Replays::new(&self.gpu)?,
             plan: plan.clone(),

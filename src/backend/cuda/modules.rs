@@ -199,7 +199,7 @@ fn hash(bytes: &[u8]) -> u128 {
 
 /// The names of the buffers that a kernel declares: `.param .u64` each, then the parameters, of which the driver is
 /// given 144 bytes. `None` where it declares anything else.
-fn arguments(source: &str) -> Option<Vec<String>> {
+pub(super) fn arguments(source: &str) -> Option<Vec<String>> {
     let list = source.split_once(".entry")?.1.split_once('(')?.1.split_once(')')?.0;
     let mut names: Vec<&str> = Vec::new();
     let mut parameters = false;

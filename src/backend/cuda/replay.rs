@@ -5,6 +5,7 @@
 //! yet ends at once. Everything else that changes lies in device memory, so a replay takes no parameters.
 
 use super::driver::{self, DriverError, Event};
+use super::persistent::Table;
 use super::{CudaBackend, Gpu, Graph};
 use crate::backend::Error;
 use crate::backend::gpu::RING;
@@ -25,9 +26,17 @@ impl From<DriverError> for Broken {
     }
 }
 
+/// A captured pass.
+struct Captured {
+    graph: driver::Graph,
+    launches: u64,
+    /// What a persistent kernel walks.
+    table: Option<Table>,
+}
+
 /// The captured passes of a graph, and the end of each pass that is under way.
 pub(super) struct Replays {
-    captured: HashMap<Extent, (driver::Graph, u64)>,
+    captured: HashMap<Extent, Captured>,
     /// By pass, modulo the size of the ring.
     ends: Vec<Event>,
 }
@@ -44,6 +53,11 @@ impl Replays {
         self.captured.len()
     }
 
+    /// Bytes of what they hold on the device.
+    pub(super) fn bytes(&self) -> u64 {
+        self.captured.values().filter_map(|captured| captured.table.as_ref()).map(Table::bytes).sum()
+    }
+
     /// Everything queued so far belongs to `pass`.
     pub(super) fn mark(&self, gpu: &Gpu, pass: usize) -> Result<(), Error> {
         let marked = self.ends[pass % RING].record(&gpu.stream);
@@ -57,11 +71,22 @@ impl Replays {
 }
 
 impl Graph {
-    /// Captures a pass over the whole plan; how many launches it has.
-    fn capture(&self, gpu: &Gpu, extent: Extent) -> Result<(driver::Graph, u64), Error> {
+    /// Captures a pass over the whole plan.
+    fn capture(&self, gpu: &Gpu, extent: Extent) -> Result<Captured, Error> {
+        let persistent = match &self.compiled.persistent {
+            Some(persistent) => Some((persistent, persistent.table(gpu, &self.compiled.launches, extent)?)),
+            None => None,
+        };
+        let replaced = persistent.as_ref().map_or(0, |(persistent, _)| persistent.replaces());
         let mut launches = 0;
         let captured = driver::Graph::capture(&gpu.stream, || {
-            for launch in self.compiled.launches.iter().filter(|launch| launch.runs(0)) {
+            if let Some((persistent, table)) = &persistent {
+                let queued = persistent.queue(&gpu.stream, table);
+                queued.map_err(|error| Broken::Kernel("decode".to_owned(), error))?;
+                launches += 1;
+            }
+            let pass = self.compiled.launches.iter().filter(|launch| launch.runs(0));
+            for launch in pass.skip(replaced) {
                 let queued = launch.queue(&gpu.stream, extent);
                 let named = |error| Broken::Kernel(launch.kernel.key.clone(), error);
                 launches += u64::from(queued.map_err(named)?);
@@ -71,7 +96,7 @@ impl Graph {
             Ok(())
         });
         match captured {
-            Ok(graph) => Ok((graph, launches)),
+            Ok(graph) => Ok(Captured { graph, launches, table: persistent.map(|(_, table)| table) }),
             Err(Broken::Driver(error)) => Err(gpu.error("the capture of a pass", error)),
             Err(Broken::Kernel(kernel, error)) => Err(gpu.error(kernel, error)),
         }
@@ -98,9 +123,9 @@ impl CudaBackend {
             let captured = graph.capture(&gpu, extent)?;
             graph.replays.captured.insert(extent, captured);
         }
-        if let Some((captured, launches)) = graph.replays.captured.get(&extent) {
-            captured.launch(&gpu.stream).map_err(|error| gpu.error("a captured pass", error))?;
-            self.counters.launches += launches;
+        if let Some(captured) = graph.replays.captured.get(&extent) {
+            captured.graph.launch(&gpu.stream).map_err(|error| gpu.error("a captured pass", error))?;
+            self.counters.launches += captured.launches;
         }
         graph.replays.mark(&gpu, graph.passes)?;
         (graph.passes, graph.unread) = (graph.passes + 1, graph.unread + 1);

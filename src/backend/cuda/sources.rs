@@ -1,6 +1,7 @@
 //! The kernels: which variants there are, and the PTX of each, composed from the files under `kernels/` when it is asked
 //! for. They are part of the binary, so that it needs no file beside it.
 
+use super::body::{Body, body};
 use crate::backend::preprocess::{Composed, Defines, compose, expand, key};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -64,6 +65,7 @@ const FILES: &[(&str, &str)] = files! {
     "attention.ptx"
     "attention_join.ptx"
     "attn_out.ptx"
+    "decode.ptx"
     "down.ptx"
     "embed.ptx"
     "gate_up.ptx"
@@ -176,8 +178,87 @@ pub fn find(key: &str) -> Option<&'static Variant> {
     table.variants.get(*table.places.get(key)?)
 }
 
+/// What the key of a kernel that runs a whole pass begins with; the keys of its functions follow.
+const DECODE: &str = "decode: ";
+const BETWEEN_FUNCTIONS: &str = " | ";
+
+/// The key of the kernel that has the kernels of these keys as its functions, for [`Target::Sm80`]: a whole pass in one
+/// launch (`kernels/decode.ptx`).
+pub fn decode_key(functions: &[&str]) -> String {
+    DECODE.to_owned() + &functions.join(BETWEEN_FUNCTIONS)
+}
+
+/// Such kernels of a usual model, to be read and assembled: name and key. Decoding 1 to 8 rows of a file of the kind
+/// Q4_K_M, six query heads to a key head.
+pub fn usual_decodes() -> Vec<(String, String)> {
+    let of_rows = |rows: u32| {
+        let product = |op: &str, types: &str| format!("{op} A={types} M={rows} X=q8");
+        let functions = [
+            "embed A=q6_k".to_owned(),
+            product("qkv_rope", "q4_k"),
+            product("qkv_rope", "q4_k B=q6_k"),
+            "attention GROUP=6 KV=f16".to_owned(),
+            "attention_join".to_owned(),
+            product("attn_out", "q4_k"),
+            product("gate_up", "q4_k"),
+            product("down", "q4_k"),
+            product("down", "q6_k"),
+            product("head", "q6_k"),
+        ];
+        let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
+        (format!("decode_q4_k_m_m{rows}"), decode_key(&functions))
+    };
+    (1..=8).map(of_rows).collect()
+}
+
+/// Shared memory that a kernel's text declares, bytes, as a function of the kernel of a whole pass.
+pub(super) fn function_shared_bytes(key: &str) -> Result<u32, SourceError> {
+    let error = |what: String| SourceError { variant: key.to_owned(), what };
+    function(key).map(|function| function.shared_bytes).map_err(error)
+}
+
+fn function(key: &str) -> Result<Body, String> {
+    let kernel = composed(key, Target::Sm80).map_err(|error| error.to_string())?;
+    body(key.split(' ').next().unwrap_or_default(), &kernel).map_err(|error| format!("{key}: {error}"))
+}
+
+/// The text of a whole pass: `decode.ptx`, and each function where a line names its number.
+fn composed_decode(functions: &[&str]) -> Result<Composed, String> {
+    let bodies = functions.iter().map(|key| function(key)).collect::<Result<Vec<Body>, String>>()?;
+    let defines = [("ENTRY", "decode"), ("TARGET", Target::Sm80.name())];
+    let mut defines: Defines = defines.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    defines.insert("FUNCTIONS".to_owned(), bodies.len().to_string());
+    let frame = compose("kernels", "decode.ptx", &defines, &read)?;
+    let mut whole = Composed::default();
+    for (line, origin) in frame.text.lines().zip(frame.origins) {
+        let number = line.strip_prefix("//@function ").and_then(|number| number.parse::<usize>().ok());
+        match number.and_then(|number| Some((bodies.get(number)?, functions.get(number)?))) {
+            Some((body, key)) => {
+                whole.text += &format!("// {key}\n{}", body.text.text);
+                whole.origins.push(origin);
+                whole.origins.extend_from_slice(&body.text.origins);
+            }
+            None => {
+                whole.text += line;
+                whole.text.push('\n');
+                whole.origins.push(origin);
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// A file under `kernels/`.
+fn read(file: &str) -> Result<String, String> {
+    let found = FILES.iter().find(|(path, _)| *path == file);
+    found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| format!("kernels/{file} is not there"))
+}
+
 /// The name of a kernel's entry: `gate_up A=q4_k M=1 X=q8` is `gate_up_q4_k_q8_m1`; for [`Target::Sm90`] with `_pdl`.
 pub fn entry_name(key: &str, target: Target) -> String {
+    if key.starts_with(DECODE) {
+        return "decode".to_owned();
+    }
     let mut words = key.split_whitespace();
     let mut name = words.next().unwrap_or_default().to_owned();
     // Types come first, numbers last.
@@ -232,6 +313,10 @@ fn composed(key: &str, target: Target) -> Result<Composed, SourceError> {
     if let Err(what) = table() {
         return Err(error(format!("kernels/variants: {what}")));
     }
+    if let Some(functions) = key.strip_prefix(DECODE) {
+        let functions: Vec<&str> = functions.split(BETWEEN_FUNCTIONS).collect();
+        return composed_decode(&functions).map_err(error);
+    }
     let variant = find(key).ok_or_else(|| error("there is no such kernel; see kernels/variants".into()))?;
     if !variant.targets.contains(&target) {
         return Err(error(format!("there is no text for {}", target.name())));
@@ -242,10 +327,6 @@ fn composed(key: &str, target: Target) -> Result<Composed, SourceError> {
     if target == Target::Sm90 {
         defines.insert("PDL".into(), "1".into());
     }
-    let read = |file: &str| {
-        let found = FILES.iter().find(|(path, _)| *path == file);
-        found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| format!("kernels/{file} is not there"))
-    };
     compose("kernels", &format!("{}.ptx", variant.op), &defines, &read).map_err(error)
 }
 
@@ -267,6 +348,24 @@ mod tests {
             }
         }
         assert!(names.len() > 10);
+    }
+
+    #[test]
+    fn every_decode_kernel_can_be_a_function() {
+        for variant in variants().filter(|variant| variant.define("TILE").is_none() && variant.op != "sample")
+        {
+            let bytes = function_shared_bytes(&variant.key);
+            assert!(bytes.as_ref().is_ok_and(|&bytes| bytes <= 16 << 10), "{bytes:?}");
+        }
+        for (name, key) in usual_decodes() {
+            let text = source(&key, Target::Sm80).unwrap();
+            assert_eq!(text.matches("// down A=").count(), 2, "{name}");
+            assert!(text.contains(".entry decode(") && !text.contains("//@function"), "{name}");
+            let head = text.lines().position(|line| line.starts_with("// head A=")).unwrap() + 3;
+            assert!(origin(&key, Target::Sm80, head).is_some_and(|place| place.contains(".ptx:")), "{name}");
+        }
+        let error = source(&decode_key(&["down A=q9"]), Target::Sm80).unwrap_err();
+        assert!(error.to_string().contains("no such kernel"), "{error}");
     }
 
     #[test]

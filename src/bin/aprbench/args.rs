@@ -65,6 +65,10 @@ pub(crate) struct AdapterArgs {
     /// Let wgpu take a CPU that plays GPU
     #[arg(long)]
     pub(crate) allow_software: bool,
+    /// How cuda decodes a token: a launch for each phase, or one persistent cooperative kernel [default: launches]
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_name = "launches|persistent")]
+    pub(crate) cuda_pass: Option<aprgpu::backend::cuda::Pass>,
 }
 
 /// On what and how.

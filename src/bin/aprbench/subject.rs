@@ -25,7 +25,11 @@ pub(crate) fn subject(args: &SubjectArgs) -> Result<Subject, Failure> {
 
 /// The backend of this name, on the adapter that was asked for.
 pub(crate) fn backend(name: &str, adapter: &AdapterArgs) -> Result<BackendChoice, Failure> {
-    Ok(BackendChoice::from_name(name)?.on_device(adapter.adapter.as_deref(), adapter.allow_software))
+    let choice =
+        BackendChoice::from_name(name)?.on_device(adapter.adapter.as_deref(), adapter.allow_software);
+    #[cfg(feature = "cuda")]
+    let choice = choice.with_cuda_pass(adapter.cuda_pass);
+    Ok(choice)
 }
 
 /// Every combination of backend, threads and activations.

@@ -7,7 +7,7 @@ pub(crate) use files::*;
 use crate::compare_args::{CompareArgs, KernelsArgs, PerplexityArgs, PlanArgs, SelftestArgs};
 use aprgpu::backend::Sampling;
 #[cfg(feature = "cuda")]
-use aprgpu::backend::cuda::DeviceChoice;
+use aprgpu::backend::cuda::{DeviceChoice, Pass};
 #[cfg(feature = "wgpu")]
 use aprgpu::backend::wgpu::AdapterChoice;
 use aprgpu::engine::{self, BackendChoice, Settings};
@@ -115,12 +115,24 @@ pub(crate) struct AdapterArgs {
     /// Let wgpu take a CPU that plays GPU
     #[arg(long)]
     pub(crate) allow_software: bool,
+    /// How cuda decodes a token: a launch for each phase, or one persistent cooperative kernel [default: launches]
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_name = "launches|persistent")]
+    pub(crate) cuda_pass: Option<Pass>,
 }
 
 impl AdapterArgs {
     /// The backend of this name, on the GPU that was asked for.
     pub(crate) fn backend(&self, name: &str) -> Result<BackendChoice, engine::Error> {
-        Ok(BackendChoice::from_name(name)?.on_device(self.adapter.as_deref(), self.allow_software))
+        Ok(self.on(BackendChoice::from_name(name)?))
+    }
+
+    /// A backend on the GPU that was asked for.
+    fn on(&self, backend: BackendChoice) -> BackendChoice {
+        let backend = backend.on_device(self.adapter.as_deref(), self.allow_software);
+        #[cfg(feature = "cuda")]
+        let backend = backend.with_cuda_pass(self.cuda_pass);
+        backend
     }
 }
 
@@ -167,9 +179,8 @@ impl DeviceArgs {
             #[cfg(feature = "wgpu")]
             BackendName::Wgpu => BackendChoice::Wgpu(AdapterChoice::of_user(None, false)),
         };
-        let AdapterArgs { adapter, allow_software } = &self.adapter;
         Settings {
-            backend: backend.on_device(adapter.as_deref(), *allow_software),
+            backend: self.adapter.on(backend),
             threads: self.threads.map(usize::from),
             numerics: Numerics {
                 activations: match self.activations {

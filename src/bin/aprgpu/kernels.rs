@@ -82,23 +82,30 @@ fn emit(folder: &Path, kernels: &[Kernel]) -> Result<(), Failure> {
 #[cfg(feature = "cuda")]
 fn ptx() -> Result<Vec<Kernel>, Failure> {
     use aprgpu::backend::cuda::sources;
+    let kernel = |op: &str, variant: &str, name: &str, key: &str, target: sources::Target| {
+        let text = sources::source(key, target).map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok::<_, Failure>(Kernel {
+            language: "ptx",
+            variant: variant.to_owned(),
+            op: op.to_owned(),
+            target: target.name().to_owned(),
+            file: format!("{name}.ptx"),
+            threads: after(&text, ".maxntid ").and_then(number),
+            shared_bytes: text.lines().filter_map(shared).sum(),
+            buffers: text.matches(".param .u64").count(),
+            text,
+        })
+    };
     let mut kernels = Vec::new();
     for variant in sources::variants() {
         for &target in &variant.targets {
-            let text =
-                sources::source(&variant.key, target).map_err(|error| Failure::Usage(error.to_string()))?;
-            kernels.push(Kernel {
-                language: "ptx",
-                variant: variant.key.clone(),
-                op: variant.op.clone(),
-                target: target.name().to_owned(),
-                file: format!("{}.ptx", sources::entry_name(&variant.key, target)),
-                threads: after(&text, ".maxntid ").and_then(number),
-                shared_bytes: text.lines().filter_map(shared).sum(),
-                buffers: text.matches(".param .u64").count(),
-                text,
-            });
+            let name = sources::entry_name(&variant.key, target);
+            kernels.push(kernel(&variant.op, &variant.key, &name, &variant.key, target)?);
         }
+    }
+    // A whole pass: its functions are those of a model's plan, here of a usual one.
+    for (name, key) in sources::usual_decodes() {
+        kernels.push(kernel("decode", &name, &name, &key, sources::Target::Sm80)?);
     }
     Ok(kernels)
 }

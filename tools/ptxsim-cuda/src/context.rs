@@ -78,7 +78,8 @@ entry! {
                 13 | 36 => 1_000_000,                            // clock, memory clock, kHz
                 14 => 512,                                       // texture alignment
                 16 => device.multiprocessors as c_int,
-                31 | 41 | 78 | 95 => 1,                          // concurrent kernels, unified addressing, priorities, cooperative
+                31 | 41 | 78 => 1,                               // concurrent kernels, unified addressing, priorities
+                95 => c_int::from(device.cooperative),           // cooperative launches
                 37 => 256,                                       // memory bus, bits
                 38 => 32 << 20,                                  // L2
                 39 => device.threads_per_multiprocessor as c_int,

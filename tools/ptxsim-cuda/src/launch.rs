@@ -1,8 +1,8 @@
 //! Commands of a stream, their execution, and the launch calls.
 
 use crate::code::{
-    COOPERATIVE_LAUNCH_TOO_LARGE, Code, INVALID_HANDLE, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES, of_fault,
-    of_memory,
+    COOPERATIVE_LAUNCH_TOO_LARGE, Code, INVALID_HANDLE, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES,
+    NOT_SUPPORTED, of_fault, of_memory,
 };
 use crate::raw::{Handle, bytes_from, bytes_to, element, entry, text_to};
 use crate::state::{Driver, done, ready, with};
@@ -138,6 +138,9 @@ impl Driver {
         }
         if kernel.max_threads().is_some_and(|max| threads > max) {
             return Err(LAUNCH_OUT_OF_RESOURCES);
+        }
+        if cooperative && !self.device.cooperative {
+            return Err(NOT_SUPPORTED);
         }
         if cooperative && blocks > self.resident_blocks(f, threads, dynamic as usize) {
             return Err(COOPERATIVE_LAUNCH_TOO_LARGE);

@@ -35,6 +35,8 @@ pub(crate) struct Device {
     /// Compute capability, major and minor.
     pub(crate) capability: (i32, i32),
     pub(crate) multiprocessors: u32,
+    /// All blocks of a launch can be made resident at once.
+    pub(crate) cooperative: bool,
     pub(crate) threads_per_multiprocessor: u32,
     pub(crate) shared_per_multiprocessor: u32,
     /// Dynamic and static shared memory of a block that asked for it.
@@ -100,6 +102,7 @@ impl Driver {
             device: Device {
                 capability: (sm / 10, sm % 10),
                 multiprocessors,
+                cooperative: number("PTXSIM_COOPERATIVE") != Some(0),
                 threads_per_multiprocessor: if matches!(sm, 80 | 90 | 100 | 103) { 2048 } else { 1536 },
                 shared_per_multiprocessor: shared_opt_in + 1024,
                 shared_opt_in,

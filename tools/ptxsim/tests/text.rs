@@ -68,6 +68,26 @@ fn operands_must_fit_the_type() {
     assert!(refused("mov.u32 %r3, @;").contains("operand"));
 }
 
+/// As ptxas has it: a label is seen inside its braces only, and an inner one hides an outer one.
+#[test]
+fn labels_belong_to_their_braces() {
+    let twice =
+        "{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\n}\n{\nbra DONE;\nmov.u32 %r3, 1;\nDONE:\nbra OUT;\n}\nOUT:";
+    assert!(Module::parse(&wrap(twice)).is_ok());
+    let refused = |body: &str| Module::parse(&wrap(body)).unwrap_err().to_string();
+    assert!(refused("{\nINSIDE:\nmov.u32 %r3, 1;\n}\nbra INSIDE;").contains("no label 'INSIDE'"));
+    assert!(refused("A:\nmov.u32 %r3, 1;\nA:").contains("twice"));
+
+    // From inside the braces the inner label is the nearer one: the store between it and the outer one runs.
+    let body = "{\nmov.u32 %r3, 7;\nbra NEXT;\nst.global.u32 [%rd1+4], %r3;\nNEXT:\nst.global.u32 [%rd1], %r3;\n}\nNEXT:";
+    let k = kernel(&wrap(body));
+    let mut m = ptxsim::Memory::new();
+    let a = m.upload(&[0; 8]).unwrap();
+    let params = k.pack(&[ptxsim::Arg::U64(a), ptxsim::Arg::U64(a)]).unwrap();
+    ptxsim::launch(&k, &m, [1; 3], [1, 1, 1], 0, &params, &Default::default()).unwrap();
+    assert_eq!(m.download(a, 8).unwrap(), [7, 0, 0, 0, 0, 0, 0, 0]);
+}
+
 #[test]
 fn text_that_is_no_module() {
     for text in [

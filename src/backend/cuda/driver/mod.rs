@@ -91,6 +91,8 @@ pub(super) struct Properties {
     pub(super) multiprocessors: u32,
     /// Shared memory that a block may have if it asks.
     pub(super) shared_opt_in: u32,
+    /// All blocks of a launch can be on the device at once.
+    pub(super) cooperative: bool,
 }
 
 /// Starts the driver: its version, and how many devices there are.
@@ -151,6 +153,7 @@ pub(super) fn properties(ordinal: usize) -> Result<Properties, DriverError> {
         total_memory: total as u64,
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_opt_in: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        cooperative: attribute(A::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? != 0,
     })
 }
 

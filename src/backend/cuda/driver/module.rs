@@ -140,6 +140,26 @@ impl Function {
         })
     }
 
+    /// Blocks of so many threads and bytes of dynamic shared memory that a multiprocessor holds at once.
+    pub(in crate::backend::cuda) fn blocks_per_multiprocessor(
+        &self,
+        threads: u32,
+        shared_bytes: u32,
+    ) -> Result<u32, DriverError> {
+        self.module.context.bind()?;
+        let (mut blocks, threads) = (0, i32::try_from(threads).unwrap_or(i32::MAX));
+        // SAFETY: the function lives; writes one integer.
+        check(unsafe {
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                &raw mut blocks,
+                self.function,
+                threads,
+                shared_bytes as usize,
+            )
+        })?;
+        Ok(u32::try_from(blocks).unwrap_or(0))
+    }
+
     /// Lets a launch ask for so much dynamic shared memory.
     pub(in crate::backend::cuda) fn allow_shared(&self, bytes: u32) -> Result<(), DriverError> {
         self.module.context.bind()?;
@@ -162,6 +182,8 @@ pub(in crate::backend::cuda) struct Kernel<'a> {
     pub(in crate::backend::cuda) params: &'a [u8],
     /// May start before the kernel before it has ended: for kernels that wait by themselves.
     pub(in crate::backend::cuda) dependent: bool,
+    /// All blocks are on the device at once, so that they may wait for each other.
+    pub(in crate::backend::cuda) cooperative: bool,
 }
 
 impl Kernel<'_> {
@@ -171,11 +193,18 @@ impl Kernel<'_> {
         let pointer = |address: &u64| std::ptr::from_ref(address).cast_mut().cast::<c_void>();
         let mut arguments: Vec<*mut c_void> = self.buffers.iter().map(pointer).collect();
         arguments.push(self.params.as_ptr().cast_mut().cast());
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        use sys::CUlaunchAttributeID as Id;
+        let attribute = |id: Id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let mut attributes = Vec::new();
+        if self.dependent {
+            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+            let id = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes.push(attribute(id, value));
+        }
+        if self.cooperative {
+            let value = sys::CUlaunchAttributeValue { cooperative: 1 };
+            attributes.push(attribute(Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, value));
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: self.grid[0],
             gridDimY: self.grid[1],
@@ -185,8 +214,8 @@ impl Kernel<'_> {
             blockDimZ: 1,
             sharedMemBytes: self.shared_bytes,
             hStream: stream.stream,
-            attrs: &raw mut attribute,
-            numAttrs: u32::from(self.dependent),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         // SAFETY: function and stream live. The arguments are copied before the call returns. That they are as many and
         // as large as the kernel declares is checked when the kernel is compiled: its parameters are counted in its text.

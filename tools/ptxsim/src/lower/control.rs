@@ -1,7 +1,7 @@
 //! Branches, barriers of a block, and instructions that only steer.
 
 use super::modifiers::Modifiers;
-use super::{Lowering, full_name};
+use super::{Branch, Lowering, full_name};
 use crate::error::ParseResult;
 use crate::ir::{Op, Ty, WarpOp};
 use crate::text::ast::{Instruction, Operand};
@@ -15,7 +15,8 @@ impl Lowering<'_> {
                     return self.fail("bra takes a label");
                 };
                 self.arity(i, 1..=1)?;
-                self.branches.push((self.kernel.code.len(), label.clone()));
+                let (at, braces) = (self.kernel.code.len(), self.braces.clone());
+                self.branches.push(Branch { at, label: label.clone(), braces });
                 Op::Branch { to: 0 }
             }
             "ret" | "exit" => {

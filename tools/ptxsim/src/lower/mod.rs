@@ -38,9 +38,21 @@ struct Lowering<'a> {
     symbols: Symbols,
     kernel: Kernel,
     line: u32,
-    labels: HashMap<String, u32>,
-    branches: Vec<(usize, String)>,
+    /// Instructions by the braces that their label stands in, and its name.
+    labels: HashMap<(u32, String), u32>,
+    branches: Vec<Branch>,
+    /// Numbers of the open braces, the innermost last, and of those opened so far.
+    braces: Vec<u32>,
+    opened: u32,
     contractible: bool,
+}
+
+/// A branch whose label may stand further on.
+struct Branch {
+    at: usize,
+    label: String,
+    /// The braces around it: a label is looked for in the innermost first.
+    braces: Vec<u32>,
 }
 
 impl<'a> Lowering<'a> {
@@ -60,8 +72,17 @@ impl<'a> Lowering<'a> {
             constants,
             sources: vec![],
         };
-        let (labels, branches) = (HashMap::new(), vec![]);
-        Lowering { source, symbols, kernel, line: entry.line, labels, branches, contractible: false }
+        Lowering {
+            source,
+            symbols,
+            kernel,
+            line: entry.line,
+            labels: HashMap::new(),
+            branches: vec![],
+            braces: vec![0],
+            opened: 0,
+            contractible: false,
+        }
     }
 
     fn fail<T>(&self, message: impl Into<String>) -> ParseResult<T> {
@@ -81,12 +102,20 @@ impl<'a> Lowering<'a> {
         let mut location = None;
         for statement in &entry.body {
             match statement {
-                Statement::Open => self.symbols.open(),
-                Statement::Close => self.symbols.close(),
+                Statement::Open => {
+                    self.symbols.open();
+                    self.opened += 1;
+                    self.braces.push(self.opened);
+                }
+                Statement::Close => {
+                    self.symbols.close();
+                    self.braces.pop();
+                }
                 Statement::Declaration(d) => self.symbols.declare(d)?,
                 Statement::Location(file, line) => location = self.location(*file, *line),
                 Statement::Label(line, name) => {
-                    if self.labels.insert(name.clone(), self.kernel.code.len() as u32).is_some() {
+                    let place = (self.braces.last().copied().unwrap_or(0), name.clone());
+                    if self.labels.insert(place, self.kernel.code.len() as u32).is_some() {
                         return parse_error(*line, format!("label '{name}' stands twice"));
                     }
                 }
@@ -103,10 +132,14 @@ impl<'a> Lowering<'a> {
         }
         let end = Inst { op: Op::Return, guard: None, line: self.line, contractible: false };
         self.kernel.code.push(end);
-        for (at, name) in std::mem::take(&mut self.branches) {
+        for Branch { at, label, braces } in std::mem::take(&mut self.branches) {
             let line = self.kernel.code.get(at).map_or(0, |i| i.line);
-            let Some(to) = self.labels.get(&name) else {
-                return parse_error(line, format!("there is no label '{name}'"));
+            let found = |brace: &u32| self.labels.get(&(*brace, label.clone()));
+            let Some(to) = braces.iter().rev().find_map(found) else {
+                return parse_error(
+                    line,
+                    format!("there is no label '{label}' in these braces or around them"),
+                );
             };
             if let Some(i) = self.kernel.code.get_mut(at) {
                 i.op = Op::Branch { to: *to };
