@@ -156,3 +156,58 @@ fn tables_of_every_type_are_looked_up_exactly() {
         assert_eq!(backend.buffer(graphs[1], Plan::RESIDUAL).unwrap(), expected, "{tensor_type}");
     }
 }
+
+/// A pass as a whole, whose ops find the records that others have written, gives the bits of its steps one by one, each of which
+/// quantizes its input itself: whoever writes records writes the same. And the plan says how many launches that takes.
+#[test]
+fn producers_write_the_records_of_quantize() {
+    use TensorType::{Q4_K, Q5_K, Q6_K};
+    let Some(gpu) = cuda::shared() else { return };
+    let mut all = cases();
+    all.push(Case {
+        name: "head norms in K types",
+        qk_norm: true,
+        types: [Q4_K, Q4_K, Q6_K, Q4_K, Q4_K, Q4_K, Q6_K, Q5_K],
+        ..cases().remove(0)
+    });
+    for case in all.iter().filter(|case| case.hidden_size < 800) {
+        let (decoder, source) = case.decoder_of(2, 11).unwrap();
+        let source: Arc<dyn WeightSource + Send + Sync> = source;
+        let rope = RopeTable::new(&case.rope(), 64);
+        for activations in [Activations::Q8, Activations::Q8K] {
+            let numerics = Numerics { activations, kv: KvType::F16 };
+            for count in [3, 37] {
+                let plan = decoder.plan(Rows { rows: count, logit_rows: 1, sample: true }, numerics);
+                let logits = |at_once: bool| {
+                    let kv_layout = decoder.kv_layout(1, 64, KvType::F16);
+                    let backend = CudaBackend::new(&gpu, &plan, &source, kv_layout, &rope, &mut |_, _| {});
+                    let mut backend = backend.unwrap();
+                    let graph = backend.compile(&plan).unwrap();
+                    let row = |i: usize| Row {
+                        token: i as u32 % 30,
+                        slot: 0,
+                        position: i as u32,
+                        logits: i + 1 == count,
+                    };
+                    let rows: Vec<Row> = (0..count).map(row).collect();
+                    let steps = if at_once { plan.steps.len() } else { 1 };
+                    for first in (0..plan.steps.len()).step_by(steps) {
+                        backend.run_steps(graph, &rows, first..first + steps).unwrap();
+                    }
+                    let logits = backend.buffer(graph, Plan::LOGITS).unwrap();
+                    (logits, backend.launches(graph))
+                };
+                let (whole, launches) = logits(true);
+                let place = format!("{}, {activations:?}, {count} rows", case.name);
+                assert!(whole.iter().any(|v| *v != 0.0), "{place}");
+                assert_eq!(whole, logits(false).0, "{place}");
+                let (planned, per_layer) = plan.launches();
+                assert!(per_layer <= 9, "{place}: {per_layer} launches a layer");
+                // Elsewhere a launch has matrices of types that no kernel takes together, and they have one each.
+                if case.types.iter().all(|tensor_type| matches!(tensor_type, Q4_K | Q5_K | Q6_K)) {
+                    assert_eq!(launches, planned, "{place}");
+                }
+            }
+        }
+    }
+}

@@ -126,19 +126,17 @@ impl Op {
 }
 
 impl Op {
-    /// Launches of the op on a GPU, in the usual case: one, a second where attention joins its parts and where heads have
-    /// norms, and with activations in blocks of 256 (`Q8K`), which no producer holds, one more to quantize them. Norms
-    /// and quantization are otherwise done by whoever writes the activations.
+    /// Launches of the op with CUDA, in the usual case: one, a second where attention joins its parts and where heads have
+    /// norms, and with activations in blocks of 256 (`Q8K`) one more to quantize them where there is a norm in front, because
+    /// it comes before the rounding and needs the whole row. Norms and quantization are otherwise done by whoever writes the
+    /// activations. (wgpu takes one more for each op that multiplies with `Q8K`.)
     pub const fn launches(&self, activations: Activations) -> usize {
         let quantize = matches!(activations, Activations::Q8K) as usize;
         match self {
-            Self::Embed { .. } | Self::Sample => 1,
+            Self::Embed { .. } | Self::AttnOut { .. } | Self::Down { .. } | Self::Sample => 1,
             Self::QkvRope { q_norm: Some(_), .. } => 2 + quantize,
-            Self::QkvRope { .. } => 1 + quantize,
+            Self::QkvRope { .. } | Self::GateUp { .. } | Self::Head { .. } => 1 + quantize,
             Self::Attention => 2,
-            Self::AttnOut { .. } | Self::GateUp { .. } | Self::Down { .. } | Self::Head { .. } => {
-                1 + quantize
-            }
         }
     }
 

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 pub const NONE: u32 = u32::MAX;
 pub const FLAG_NORM: u32 = 1;
 pub const FLAG_RECORDS: u32 = 2;
+pub const FLAG_ZERO: u32 = 256;
+pub const FLAG_SUPER_BLOCKS: u32 = 512;
 pub const EPS: f32 = 1e-6;
 const RECORD: usize = 44;
 
@@ -211,6 +213,30 @@ impl Record<'_> {
         );
         let found = f64::from(f32::from_bits(self.0[42]));
         assert!((found - squares).abs() <= 1e-5 * squares + 1e-37, "{what}: squares {found} for {squares}");
+    }
+}
+
+/// The records of one row of activations in the form `q8_0` or `q8_k` must be what `quant` makes of the row's values, bit for
+/// bit.
+pub fn check_ggml_row(records: &[Record<'_>], form: &str, what: &str) {
+    let all: Vec<f32> = records.iter().flat_map(Record::values).collect();
+    let (scales, integers, sums, per_scale) = if form == "q8_k" {
+        let mut k = Q8KRow::new();
+        k.quantize(&all).unwrap();
+        (k.scales, k.values, k.sums, 8)
+    } else {
+        let mut zero = Q8Row::new();
+        zero.quantize_q8_0(&all).unwrap();
+        (zero.scales, zero.values, zero.sums, 1)
+    };
+    for (block, record) in records.iter().enumerate() {
+        let bytes: Vec<u8> = record.0[32..40].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let truth: Vec<u8> = integers[32 * block..][..32].iter().map(|v| *v as u8).collect();
+        assert_eq!(bytes, truth, "{what}, record {block}: integers");
+        assert_eq!(record.0[40], scales[block / per_scale].to_bits(), "{what}, record {block}: scale");
+        let packed = u32::from(sums[2 * block] as u16) | u32::from(sums[2 * block + 1] as u16) << 16;
+        assert_eq!(record.0[41], packed, "{what}, record {block}: sums");
+        assert_eq!(record.0[43], 0, "{what}, record {block}: the word that is free");
     }
 }
 

@@ -7,6 +7,18 @@ use aprgpu::plan::OpKind;
 use aprgpu::quant::TensorType::{self, *};
 
 fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u64) -> Vec<u32> {
+    run_for(shape, b, run_rows, bias, seed, FLAG_RECORDS)
+}
+
+/// `form`: the flags that say which records `down` wants.
+fn run_for(
+    shape: Shape,
+    b: Option<TensorType>,
+    run_rows: usize,
+    bias: bool,
+    seed: u64,
+    form: u32,
+) -> Vec<u32> {
     let mut random = Random::new(seed + 11);
     let up_type = b.unwrap_or(shape.a);
     let gate = Matrix::random(&mut random, shape.a, shape.rows, shape.cols);
@@ -25,7 +37,12 @@ fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u
     let len = shape.m * shape.rows;
     bench.put("gated", &vec![SENTINEL; len + 8]);
     let per_row = shape.rows.div_ceil(32);
-    bench.put("acts_out", &vec![SENTINEL; (shape.m * per_row + 1) * 44]);
+    let mut acts_out = vec![SENTINEL; (shape.m * per_row + 1) * 44];
+    if form == FLAG_SUPER_BLOCKS {
+        // The word that counts blocks.
+        acts_out.chunks_exact_mut(44).for_each(|record| record[43] = 0);
+    }
+    bench.put("acts_out", &acts_out);
     let mut params = shape.params(panels);
     params.set("base1", (gate.panels.len() / 16) as u32);
     params.set("panels0", panels);
@@ -36,12 +53,15 @@ fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u
         params.set("units_b", shape.units(up_type));
         params.set("second", 2);
     }
-    params.set("flags", FLAG_RECORDS | if k { 0 } else { FLAG_NORM });
+    params.set("flags", form | if k { 0 } else { FLAG_NORM });
     if bias {
         params.set("bias0", 0);
         params.set("bias1", shape.rows as u32);
     }
-    bench.launch(&shape.key(b), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+    // Twice where blocks are counted: the count must begin anew.
+    for _ in 0..if form == FLAG_SUPER_BLOCKS { 2 } else { 1 } {
+        bench.launch(&shape.key(b), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+    }
 
     let what = format!("{shape:?} {b:?}");
     let found = bench.words("gated");
@@ -65,7 +85,8 @@ fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u
     for (index, record) in records(&out).iter().enumerate() {
         let (m, panel) = (index / per_row, index % per_row);
         if m >= run_rows {
-            assert!(record.0.iter().all(|w| *w == SENTINEL), "{what}: record {index}");
+            let left = if form == FLAG_SUPER_BLOCKS { &record.0[..43] } else { record.0 };
+            assert!(left.iter().all(|w| *w == SENTINEL), "{what}: record {index}");
             continue;
         }
         let mut expected = vec![0.0; 32];
@@ -73,7 +94,12 @@ fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u
             *value = values[m * shape.rows + 32 * panel + i];
         }
         assert_eq!(bits(&record.values()), bits(&expected), "{what}: values of record {index}");
-        record.check(0.0, &format!("{what}, record {index}"));
+        if form == FLAG_RECORDS {
+            record.check(0.0, &format!("{what}, record {index}"));
+        } else if panel == 0 {
+            let form = if form == FLAG_SUPER_BLOCKS { "q8_k" } else { "q8_0" };
+            check_ggml_row(&records(&out)[index..][..per_row], form, &what);
+        }
     }
     found
 }
@@ -87,6 +113,23 @@ fn every_type_and_form() {
             let shape =
                 Shape { op: OpKind::GateUp, a, x, rows, cols, m, tile: false, segments: None, target };
             run(shape, None, m - m / 4, m == 4, 3);
+        }
+    }
+}
+
+/// The records that `down` wants in the mode `q8_k`: those of super-blocks by the last of eight blocks, in any order of blocks.
+#[test]
+fn records_as_ggml_makes_them() {
+    for (a, x, cols) in [(Q4_K, "q8_k", 256), (Q6_K, "q8_k", 512), (Q5_0, "q8", 64), (Q8_0, "q8", 96)] {
+        for (m, run_rows, tile, target) in
+            [(1, 1, false, Target::Sm80), (5, 4, false, Target::Sm90), (40, 35, true, Target::Sm80)]
+        {
+            for (rows, form) in [(512, FLAG_SUPER_BLOCKS), (70, FLAG_RECORDS | FLAG_ZERO)] {
+                let shape = Shape { op: OpKind::GateUp, a, x, rows, cols, m, tile, segments: None, target };
+                for seed in [3, 77] {
+                    run_for(shape, None, run_rows, false, seed, form);
+                }
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What NVIDIA's assembler makes of whole passes: every architecture takes them, with no spills and no more registers than
-//! let a block of 512 threads onto a multiprocessor. `PTXAS=/path/to/ptxas` checks (PyPI `nvidia-cuda-nvcc`); with
+//! let a block of 512 threads onto a multiprocessor. `PTXAS=/path/to/ptxas` or `PTXAS=fetch` checks; with
 //! `APRGPU_FULL=1` all weight types, forms and numbers of rows on one architecture as well.
 //!
 //! Eight heads in a group are the most that attention takes at a time, and the most registers. With those, several rows
 //! are checked only up to sm_89, the chips that this kernel is for: above, a few bytes are spilled.
 
 use aprgpu::backend::cuda::sources::{self, Target};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -24,7 +25,7 @@ fn pass(types: [&str; 2], x: &str, rows: u32) -> (String, String) {
         product("qkv_rope", a),
         format!("head_norm KV={kv}"),
         format!("attention GROUP=8 KV={kv}"),
-        "attention_join".to_owned(),
+        if x == "q8_k" { "attention_join X=q8_k" } else { "attention_join" }.to_owned(),
         product("attn_out", a),
         product("gate_up", a),
         product("down", a),
@@ -41,7 +42,7 @@ fn pass(types: [&str; 2], x: &str, rows: u32) -> (String, String) {
 }
 
 /// What is wrong with a pass on an architecture.
-fn fault(ptxas: &str, architecture: u32, (name, key): &(String, String), number: usize) -> Option<String> {
+fn fault(ptxas: &Path, architecture: u32, (name, key): &(String, String), number: usize) -> Option<String> {
     let file = std::env::temp_dir().join(format!("aprgpu-decode-{}-{number}.ptx", std::process::id()));
     std::fs::write(&file, sources::source(key, Target::Sm80).unwrap()).unwrap();
     let arch = format!("-arch=sm_{architecture}");
@@ -62,10 +63,7 @@ fn fault(ptxas: &str, architecture: u32, (name, key): &(String, String), number:
 
 #[test]
 fn every_architecture_takes_a_pass_without_spills() {
-    let Ok(ptxas) = std::env::var("PTXAS") else {
-        println!("skipped: PTXAS does not name NVIDIA's assembler");
-        return;
-    };
+    let Some(ptxas) = crate::support::ptxas::asked_for() else { return };
     let mut jobs = Vec::new();
     let usual = sources::usual_decodes()
         .into_iter()

@@ -10,6 +10,7 @@ pub(crate) mod gpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod on_gpu;
 pub(crate) mod ops;
+pub(crate) mod ptxas;
 
 pub(crate) use fixtures::fixtures;
 

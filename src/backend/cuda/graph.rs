@@ -10,9 +10,9 @@
 //! | `sample` | one |
 //!
 //! Six per layer in the usual case, seven with head norms. Norms and quantization have no launch: whoever writes a row of
-//! activations writes it in the form that its reader wants (`kernels/shared/write_record.ptx`). In the mode `q8_k`, whose
-//! blocks of 256 values no producer holds, `quantize` runs before each projection: ten per layer. `quantize` also runs
-//! before a step that is run by itself.
+//! activations writes it in the form that its reader wants (`kernels/shared/write_record.ptx`). In the mode `q8_k` the norm comes
+//! before the rounding, so that `quantize` runs before `qkv_rope`, `gate_up` and `head`: eight per layer, nine with head norms.
+//! `quantize` also runs before a step that is run by itself.
 
 use super::Cache;
 use super::budget::{self, GraphSizes};
@@ -26,8 +26,8 @@ use super::upload::{Part, Weights};
 use crate::backend::Error;
 use crate::backend::gpu::grid::{Grid, When};
 use crate::backend::gpu::params::{
-    FLAG_GATE, FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, FLAG_UP, NONE,
-    Params,
+    FLAG_GATE, FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, FLAG_SUPER_BLOCKS,
+    FLAG_UP, FLAG_ZERO, NONE, Params,
 };
 use crate::backend::gpu::state::StateLayout;
 use crate::backend::gpu::weights::matrices;
@@ -162,9 +162,28 @@ impl<'a> Builder<'a> {
         Ok(memory)
     }
 
-    /// Whether producers write the records of the ops that follow.
+    /// Whether producers write the records of the ops that follow with their norm.
     fn producers_quantize(&self) -> bool {
         self.plan.numerics.activations != Activations::Q8K
+    }
+
+    /// The form of the records that a step finds, where the step before it writes them.
+    fn written(&self, step: usize) -> Option<Form> {
+        if self.producers_quantize() {
+            return Some(Form::Q8);
+        }
+        let of_type = |id: WeightId| self.plan.weights.get(id.0 as usize).map(|weight| weight.tensor_type);
+        let before = step.checked_sub(1).and_then(|step| self.plan.steps.get(step))?.op;
+        let reader = match (before, self.plan.steps.get(step)?.op) {
+            (Op::Attention, Op::AttnOut { output }) => output,
+            // The kernels of float weights have no epilogue for it.
+            (Op::GateUp { gate, up, .. }, Op::Down { down }) => {
+                let floats = [gate, up].map(|linear| of_type(linear.weight).is_none_or(|t| t.is_float()));
+                (floats == [false; 2]).then_some(down)?
+            }
+            _ => return None,
+        };
+        Some(Form::new(Activations::Q8K, of_type(reader.weight)?))
     }
 
     fn fault(&self, step: usize, what: impl Into<String>) -> Error {
@@ -266,7 +285,7 @@ impl<'a> Builder<'a> {
         let x = width.div_ceil(COLUMNS_PER_BLOCK) as u32;
         let grid = Grid::ByRows { x, first: 0, most: u32::MAX };
         let draft = self.draft(step, format!("quantize X={}", form.name()), params, buffers, grid);
-        let when = if self.producers_quantize() { When::First } else { When::Always };
+        let when = if self.written(step) == Some(form) { When::First } else { When::Always };
         self.drafts.push(Draft { when, ..draft });
         Ok(())
     }
@@ -335,7 +354,7 @@ impl<'a> Builder<'a> {
             let mut buffers = finish(self, &mut params);
             if matches!(op, Op::GateUp { .. }) {
                 match params.panels {
-                    [0, ..] => params.flags = params.flags & !FLAG_RECORDS | FLAG_UP,
+                    [0, ..] => params.flags = params.flags & !(FLAG_RECORDS | FLAG_SUPER_BLOCKS) | FLAG_UP,
                     [_, 0, _] => params.flags |= FLAG_GATE,
                     _ => {}
                 }
@@ -457,7 +476,9 @@ impl<'a> Builder<'a> {
 
     fn attention(&mut self, step: usize) -> Result<(), Error> {
         let (keys, values) = self.layer(step)?;
-        let records = self.records(Plan::ATTENTION, Form::Q8)?;
+        let written = self.written(step + 1);
+        let form = written.unwrap_or(Form::Q8);
+        let records = self.records(Plan::ATTENTION, form)?;
         let width = self.width(Plan::ATTENTION);
         let shape = &self.plan.shape;
         // Up to eight heads of a group at a time, as many as shared memory has room for.
@@ -470,7 +491,7 @@ impl<'a> Builder<'a> {
         for first in (0..self.plan.rows).step_by(rows) {
             let mut params = self.params(width);
             params.first_row = first as u32;
-            if self.producers_quantize() {
+            if written.is_some() {
                 params.flags |= FLAG_RECORDS;
             }
             let buffers = vec![
@@ -490,7 +511,11 @@ impl<'a> Builder<'a> {
                 ("acts_out", Arc::clone(&records)),
             ];
             let grid = Grid::ByRows { x: width.div_ceil(COLUMNS_PER_BLOCK) as u32, first, most };
-            self.push(step, "attention_join".to_owned(), params, buffers, grid);
+            let key = match form {
+                Form::Q8 => "attention_join".to_owned(),
+                form => format!("attention_join X={}", form.name()),
+            };
+            self.push(step, key, params, buffers, grid);
         }
         Ok(())
     }
@@ -511,14 +536,18 @@ impl<'a> Builder<'a> {
     }
 
     fn gate_up(&mut self, step: usize, norm: WeightId, gate: Linear, up: Linear) -> Result<(), Error> {
-        let records = self.records(Plan::GATED, Form::Q8)?;
+        let written = self.written(step + 1);
+        let records = self.records(Plan::GATED, written.unwrap_or(Form::Q8))?;
         let bias = [self.weights.place(gate.bias), self.weights.place(up.bias), NONE];
         self.products(step, Plan::RESIDUAL, Some(norm), &|builder, params| {
             params.rows = builder.width(Plan::GATED) as u32;
             params.bias = bias;
-            if builder.producers_quantize() {
-                params.flags |= FLAG_RECORDS;
-            }
+            params.flags |= match written {
+                Some(Form::Q8) => FLAG_RECORDS,
+                Some(Form::Q8Zero) => FLAG_RECORDS | FLAG_ZERO,
+                Some(Form::Q8K) => FLAG_SUPER_BLOCKS,
+                None => 0,
+            };
             vec![("gated", builder.activation(Plan::GATED)), ("acts_out", Arc::clone(&records))]
         })
     }

@@ -21,6 +21,10 @@ pub(in crate::backend) const FLAG_SCAN: u32 = 32;
 /// Of gate and up, only this one is multiplied.
 pub(in crate::backend) const FLAG_GATE: u32 = 64;
 pub(in crate::backend) const FLAG_UP: u32 = 128;
+/// Records for the next op are in the form `q8_0` where [`FLAG_RECORDS`] asks for them, or super-blocks of the form `q8_k`
+/// (CUDA only).
+pub(in crate::backend) const FLAG_ZERO: u32 = 256;
+pub(in crate::backend) const FLAG_SUPER_BLOCKS: u32 = 512;
 
 /// Same fields, same order as in WGSL; all of four bytes.
 #[repr(C)]
