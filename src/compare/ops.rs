@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
             pairing: RopePairing::Norm,
             bias: false,
             tied: false,
-            types: [Q4_0, Q4_1, Q4_0, Q4_1, Q4_0, Q4_0, Q4_1, Q4_0],
+            types: [Q4_0, Q4_1, Q4_0, Q4_1, Q4_1, Q4_0, Q4_1, Q4_0],
             ..base.clone()
         },
         Case {

@@ -7,21 +7,21 @@ use aprgpu::plan::OpKind;
 use aprgpu::quant::TensorType::{self, *};
 
 fn run(shape: Shape, b: Option<TensorType>, run_rows: usize, bias: bool, seed: u64) -> Vec<u32> {
-    run_for(shape, b, run_rows, bias, seed, FLAG_RECORDS)
+    run_for(shape, [shape.a, b.unwrap_or(shape.a)], run_rows, bias, seed, FLAG_RECORDS)
 }
 
-/// `form`: the flags that say which records `down` wants.
+/// `types`: of gate and up, one of them `shape.a`. `form`: the flags that say which records `down` wants.
 fn run_for(
     shape: Shape,
-    b: Option<TensorType>,
+    [gate_type, up_type]: [TensorType; 2],
     run_rows: usize,
     bias: bool,
     seed: u64,
     form: u32,
 ) -> Vec<u32> {
     let mut random = Random::new(seed + 11);
-    let up_type = b.unwrap_or(shape.a);
-    let gate = Matrix::random(&mut random, shape.a, shape.rows, shape.cols);
+    let b = [gate_type, up_type].into_iter().find(|&t| t != shape.a);
+    let gate = Matrix::random(&mut random, gate_type, shape.rows, shape.cols);
     let up = Matrix::random(&mut random, up_type, shape.rows, shape.cols);
     let acts: Vec<Activation> = (0..shape.m).map(|_| Activation::random(&mut random, shape.cols)).collect();
     let biases = [random.values(shape.rows), random.values(shape.rows)];
@@ -47,11 +47,11 @@ fn run_for(
     params.set("base1", (gate.panels.len() / 16) as u32);
     params.set("panels0", panels);
     params.set("panels1", panels);
-    params.set("stride_a", gate.stride);
-    if b.is_some() {
-        params.set("stride_b", up.stride);
-        params.set("units_b", shape.units(up_type));
-        params.set("second", 2);
+    params.set("stride_a", if gate_type == shape.a { gate.stride } else { up.stride });
+    if let Some(b) = b {
+        params.set("stride_b", if gate_type == b { gate.stride } else { up.stride });
+        params.set("units_b", shape.units(b));
+        params.set("second", if gate_type == b { 1 } else { 2 });
     }
     params.set("flags", form | if k { 0 } else { FLAG_NORM });
     if bias {
@@ -69,7 +69,7 @@ fn run_for(
     for act in acts.iter().take(run_rows) {
         let rms = if k { 1.0 } else { act.inverse_rms() };
         for r in 0..shape.rows {
-            let mut gate = act.dot(shape.a, &gate.rows[r], shape.x) * rms;
+            let mut gate = act.dot(gate_type, &gate.rows[r], shape.x) * rms;
             let mut up = act.dot(up_type, &up.rows[r], shape.x) * rms;
             if bias {
                 gate += biases[0][r];
@@ -127,7 +127,7 @@ fn records_as_ggml_makes_them() {
             for (rows, form) in [(512, FLAG_SUPER_BLOCKS), (70, FLAG_RECORDS | FLAG_ZERO)] {
                 let shape = Shape { op: OpKind::GateUp, a, x, rows, cols, m, tile, segments: None, target };
                 for seed in [3, 77] {
-                    run_for(shape, None, run_rows, false, seed, form);
+                    run_for(shape, [a, a], run_rows, false, seed, form);
                 }
             }
         }
@@ -233,6 +233,7 @@ fn gate_of_one_type_and_up_of_another() {
                 target,
             };
             run(shape, Some(b), m, false, 4);
+            run_for(shape, [b, a], m, false, 9, FLAG_RECORDS);
         }
     }
 }
