@@ -11,6 +11,7 @@ pub(crate) mod gpu;
 pub(crate) mod on_gpu;
 pub(crate) mod ops;
 pub(crate) mod ptxas;
+pub(crate) mod sampling;
 pub(crate) mod whole_model;
 
 pub(crate) use fixtures::fixtures;
