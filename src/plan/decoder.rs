@@ -326,6 +326,14 @@ impl Plan {
     /// Logits of the rows that ask for them.
     pub const LOGITS: BufferId = BufferId(4);
 
+    /// The norm that the next op with one will want of the residual stream that `step` leaves.
+    pub fn next_norm(&self, step: usize) -> Option<WeightId> {
+        self.steps.iter().skip(step + 1).find_map(|step| match step.op {
+            Op::QkvRope { norm, .. } | Op::GateUp { norm, .. } | Op::Head { norm, .. } => Some(norm),
+            _ => None,
+        })
+    }
+
     /// Launches of a pass on a GPU, and of the layer that has most; see [`Op::launches`].
     pub fn launches(&self) -> (usize, usize) {
         let of = |step: &Step| step.op.launches(self.numerics.activations);

@@ -26,15 +26,14 @@ use super::upload::{Part, Weights};
 use crate::backend::Error;
 use crate::backend::gpu::grid::{Grid, When};
 use crate::backend::gpu::params::{
-    FLAG_GATE, FLAG_HEAD_NORM, FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, FLAG_SUPER_BLOCKS,
-    FLAG_UP, FLAG_ZERO, NONE, Params,
+    FLAG_GATE, FLAG_HEAD_NORM, FLAG_NORM, FLAG_RECORDS, FLAG_SCAN, FLAG_SUPER_BLOCKS, FLAG_UP, FLAG_ZERO,
+    NONE, Params,
 };
 use crate::backend::gpu::state::StateLayout;
 use crate::backend::gpu::weights::matrices;
 use crate::backend::gpu::{MAX_M, RING, SPLIT};
-use crate::plan::{Activations, BufferId, KvType, Linear, Op, Pairing, Plan, WeightId};
+use crate::plan::{Activations, BufferId, KvType, Linear, Op, Plan, WeightId};
 use crate::quant::TensorType;
-use bytemuck::Zeroable;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -191,43 +190,10 @@ impl<'a> Builder<'a> {
         Error::Plan { step, op, what: what.into() }
     }
 
-    /// The norm that the next op with one will want of the residual stream.
-    fn next_norm(&self, step: usize) -> Option<WeightId> {
-        self.plan.steps.iter().skip(step + 1).find_map(|step| match step.op {
-            Op::QkvRope { norm, .. } | Op::GateUp { norm, .. } | Op::Head { norm, .. } => Some(norm),
-            _ => None,
-        })
-    }
-
     /// The fields that all launches share.
     fn params(&self, columns: usize) -> Params {
-        let shape = &self.plan.shape;
-        let mut flags = 0;
-        if shape.rope_pairing == Pairing::Neox {
-            flags |= FLAG_NEOX;
-        }
-        if self.plan.numerics.kv == KvType::F32 {
-            flags |= FLAG_KV_F32;
-        }
-        Params {
-            records: columns.div_ceil(32) as u32,
-            columns: columns as u32,
-            segments: 1,
-            bias: [NONE; 3],
-            norm: NONE,
-            num_heads: shape.num_heads as u32,
-            num_kv_heads: shape.num_kv_heads as u32,
-            head_dim: shape.head_dim as u32,
-            rope_pairs: (shape.rope_dim / 2) as u32,
-            context: self.cache.context as u32,
-            window: shape.sliding_window.map_or(0, |window| window.min(u32::MAX as usize) as u32),
-            splits: self.cache.splits() as u32,
-            asked_at: self.layout.asked_at() as u32,
-            flags,
-            eps: shape.rms_norm_eps,
-            scale: 1.0 / (shape.head_dim as f32).sqrt(),
-            ..Params::zeroed()
-        }
+        let cache = &self.cache;
+        Params::of_plan(self.plan, self.layout.asked_at(), (cache.context, cache.splits()), columns)
     }
 
     /// A launch of 256 threads without weights.
@@ -408,7 +374,7 @@ impl<'a> Builder<'a> {
         params.base[0] = part.base;
         params.panels[0] = part.panels;
         params.stride_a = part.stride;
-        params.norm = weights.place(self.next_norm(step));
+        params.norm = weights.place(self.plan.next_norm(step));
         if self.producers_quantize() && params.norm != NONE {
             params.flags |= FLAG_RECORDS;
         }
@@ -521,7 +487,7 @@ impl<'a> Builder<'a> {
     }
 
     fn linear(&mut self, step: usize, input: BufferId, linear: Linear) -> Result<(), Error> {
-        let next = self.next_norm(step);
+        let next = self.plan.next_norm(step);
         let records = self.records(Plan::RESIDUAL, Form::Q8)?;
         let (bias, norm) = (self.weights.place(linear.bias), self.weights.place(next));
         self.products(step, input, None, &|builder, params| {

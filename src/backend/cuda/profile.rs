@@ -5,11 +5,9 @@
 
 use super::driver::{Context, DriverError, Event, Stream};
 use crate::backend::KernelTime;
+use crate::backend::gpu::profile::{Place, by_kernel};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Which launch of which graph.
-type Place = (usize, usize);
 
 /// Events under way, and what has been found so far.
 #[derive(Default)]
@@ -60,22 +58,6 @@ impl Profile {
         &mut self,
         describe: &dyn Fn(Place) -> Option<(String, &'static str, u64)>,
     ) -> Vec<KernelTime> {
-        let mut kernels: BTreeMap<(&str, String), KernelTime> = BTreeMap::new();
-        for (place, (runs, nanoseconds)) in std::mem::take(&mut self.found) {
-            let Some((kernel, op, weight_bytes)) = describe(place) else { continue };
-            let time = kernels.entry((op, kernel.clone())).or_insert_with(|| KernelTime {
-                kernel,
-                op,
-                runs: 0,
-                nanoseconds: 0.0,
-                weight_bytes: 0,
-            });
-            time.runs += runs;
-            time.nanoseconds += nanoseconds;
-            time.weight_bytes += weight_bytes * runs;
-        }
-        let mut kernels: Vec<KernelTime> = kernels.into_values().collect();
-        kernels.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
-        kernels
+        by_kernel(std::mem::take(&mut self.found), describe)
     }
 }

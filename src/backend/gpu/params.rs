@@ -1,5 +1,6 @@
 //! The sizes of one dispatch, as `shaders/shared/params.wgsl` and `kernels/shared/params.ptx` declare them.
 
+use crate::plan::{KvType, Pairing, Plan};
 use bytemuck::{Pod, Zeroable};
 
 /// Stands for "there is none".
@@ -58,6 +59,45 @@ pub(in crate::backend) struct Params {
     pub(in crate::backend) second: u32,
     pub(in crate::backend) columns: u32,
     pub(in crate::backend) padding: [u32; 3],
+}
+
+impl Params {
+    /// What all kernels of a plan share, for rows of activations of `columns` columns. `asked_at`: where the state lists
+    /// the rows that ask; of the cache, the positions of a sequence and the parts of attention over them.
+    pub(in crate::backend) fn of_plan(
+        plan: &Plan,
+        asked_at: usize,
+        (context, splits): (usize, usize),
+        columns: usize,
+    ) -> Self {
+        let shape = &plan.shape;
+        let mut flags = 0;
+        if shape.rope_pairing == Pairing::Neox {
+            flags |= FLAG_NEOX;
+        }
+        if plan.numerics.kv == KvType::F32 {
+            flags |= FLAG_KV_F32;
+        }
+        Self {
+            records: columns.div_ceil(32) as u32,
+            columns: columns as u32,
+            segments: 1,
+            bias: [NONE; 3],
+            norm: NONE,
+            num_heads: shape.num_heads as u32,
+            num_kv_heads: shape.num_kv_heads as u32,
+            head_dim: shape.head_dim as u32,
+            rope_pairs: (shape.rope_dim / 2) as u32,
+            context: context as u32,
+            window: shape.sliding_window.map_or(0, |window| window.min(u32::MAX as usize) as u32),
+            splits: splits as u32,
+            asked_at: asked_at as u32,
+            flags,
+            eps: shape.rms_norm_eps,
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            ..Self::zeroed()
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Params>() == 144);

@@ -226,7 +226,7 @@ impl Backend for WgpuBackend {
             let graph: &Graph = graphs.get(graph)?;
             let dispatch = graph.compiled.dispatches.get(dispatch)?;
             let op = graph.plan.steps.get(dispatch.step)?.op.kind().name();
-            Some((dispatch.pipeline.variant.key, op, dispatch.weight_bytes))
+            Some((dispatch.pipeline.variant.key.to_owned(), op, dispatch.weight_bytes))
         };
         Ok(profile.take(&describe))
     }

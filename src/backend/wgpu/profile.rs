@@ -3,6 +3,7 @@
 //! Timestamps keep dispatches from overlapping, so a profiled pass is slower than the sum of a plain one's parts.
 
 use super::gpu::Gpu;
+use crate::backend::gpu::profile::{Place, by_kernel};
 use crate::backend::{Error, KernelTime};
 use std::collections::BTreeMap;
 
@@ -14,10 +15,10 @@ const QUERIES: u32 = 4096;
 pub(super) struct Profile {
     set: Option<Set>,
     /// Which dispatch each pair of timestamps of this submit belongs to.
-    marks: Vec<(usize, usize)>,
+    marks: Vec<Place>,
     used: u32,
     /// Runs and nanoseconds by graph and dispatch.
-    found: BTreeMap<(usize, usize), (u64, f64)>,
+    found: BTreeMap<Place, (u64, f64)>,
 }
 
 struct Set {
@@ -56,7 +57,7 @@ impl Profile {
     }
 
     /// Writes the timestamp before or after a dispatch; past the last query nothing is timed.
-    pub(super) fn mark(&mut self, pass: &mut wgpu::ComputePass<'_>, dispatch: (usize, usize)) {
+    pub(super) fn mark(&mut self, pass: &mut wgpu::ComputePass<'_>, dispatch: Place) {
         if let Some(set) = &self.set
             && self.used < QUERIES
         {
@@ -105,24 +106,8 @@ impl Profile {
     /// The times so far by kernel; the next begin from nothing.
     pub(super) fn take(
         &mut self,
-        describe: &dyn Fn((usize, usize)) -> Option<(&'static str, &'static str, u64)>,
+        describe: &dyn Fn(Place) -> Option<(String, &'static str, u64)>,
     ) -> Vec<KernelTime> {
-        let mut kernels: BTreeMap<(&str, &str), KernelTime> = BTreeMap::new();
-        for (place, (runs, nanoseconds)) in std::mem::take(&mut self.found) {
-            let Some((kernel, op, weight_bytes)) = describe(place) else { continue };
-            let time = kernels.entry((op, kernel)).or_insert_with(|| KernelTime {
-                kernel: kernel.to_owned(),
-                op,
-                runs: 0,
-                nanoseconds: 0.0,
-                weight_bytes: 0,
-            });
-            time.runs += runs;
-            time.nanoseconds += nanoseconds;
-            time.weight_bytes += weight_bytes * runs;
-        }
-        let mut kernels: Vec<KernelTime> = kernels.into_values().collect();
-        kernels.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
-        kernels
+        by_kernel(std::mem::take(&mut self.found), describe)
     }
 }

@@ -27,12 +27,11 @@ use super::shaders;
 use super::upload::Weights;
 use crate::backend::Error;
 use crate::backend::gpu::grid::{Grid, When};
-use crate::backend::gpu::params::{FLAG_KV_F32, FLAG_NEOX, FLAG_NORM, NONE, Params};
+use crate::backend::gpu::params::{FLAG_NORM, Params};
 use crate::backend::gpu::state::StateLayout;
 use crate::backend::gpu::{MAX_M, RECORD_BYTES, RING, TILE};
-use crate::plan::{Activations, BufferId, KvType, Op, Pairing, Plan, WeightId};
+use crate::plan::{Activations, BufferId, Op, Plan, WeightId};
 use crate::quant::PANEL_ROWS;
-use bytemuck::Zeroable;
 use std::collections::HashMap;
 
 /// Bytes that partial results of attention may take; more rows take turns.
@@ -159,43 +158,10 @@ impl<'a> Builder<'a> {
         Error::Plan { step, op, what: what.into() }
     }
 
-    /// The norm that the next op with one will want of the residual stream.
-    fn next_norm(&self, step: usize) -> Option<WeightId> {
-        self.plan.steps.iter().skip(step + 1).find_map(|step| match step.op {
-            Op::QkvRope { norm, .. } | Op::GateUp { norm, .. } | Op::Head { norm, .. } => Some(norm),
-            _ => None,
-        })
-    }
-
     /// The fields that all dispatches share.
     fn params(&self, columns: usize) -> Params {
-        let shape = &self.plan.shape;
-        let mut flags = 0;
-        if shape.rope_pairing == Pairing::Neox {
-            flags |= FLAG_NEOX;
-        }
-        if self.plan.numerics.kv == KvType::F32 {
-            flags |= FLAG_KV_F32;
-        }
-        Params {
-            records: columns.div_ceil(32) as u32,
-            columns: columns as u32,
-            segments: 1,
-            bias: [NONE; 3],
-            norm: NONE,
-            num_heads: shape.num_heads as u32,
-            num_kv_heads: shape.num_kv_heads as u32,
-            head_dim: shape.head_dim as u32,
-            rope_pairs: (shape.rope_dim / 2) as u32,
-            context: self.cache.context as u32,
-            window: shape.sliding_window.map_or(0, |window| window.min(u32::MAX as usize) as u32),
-            splits: self.cache.splits() as u32,
-            asked_at: self.layout.asked_at() as u32,
-            flags,
-            eps: shape.rms_norm_eps,
-            scale: 1.0 / (shape.head_dim as f32).sqrt(),
-            ..Params::zeroed()
-        }
+        let cache = &self.cache;
+        Params::of_plan(self.plan, self.layout.asked_at(), (cache.context, cache.splits()), columns)
     }
 
     fn push(&mut self, step: usize, key: PipelineKey, params: Params, buffers: Vec<Bound>, grid: Grid) {

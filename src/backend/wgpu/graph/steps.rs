@@ -36,7 +36,7 @@ impl Builder<'_> {
             params.panels[0] = part.panels;
             params.first_panel = part.first_panel;
             params.stride_a = part.stride;
-            params.norm = self.weights.place(self.next_norm(step));
+            params.norm = self.weights.place(self.plan.next_norm(step));
             if self.producers_quantize() && params.norm != NONE {
                 params.flags |= FLAG_RECORDS;
             }
@@ -147,7 +147,7 @@ impl Builder<'_> {
     }
 
     fn linear(&mut self, step: usize, input: BufferId, linear: Linear) -> Result<(), Error> {
-        let next = self.next_norm(step);
+        let next = self.plan.next_norm(step);
         let records = self.records(Plan::RESIDUAL, Form::Q8)?;
         let (bias, norm) = (self.weights.place(linear.bias), self.weights.place(next));
         self.products(step, input, None, &|builder, params| {
