@@ -38,19 +38,15 @@ fn tensors(folder: &HuggingFace, config: &ModelConfig, report: &mut Report) -> R
     }
     let mut outputs = Vec::with_capacity(folder.tensors().len() + 1);
     for tensor in folder.tensors() {
-        let with_prefix = match tensor.name.as_str() {
-            bare if bare.starts_with("model.") || bare.starts_with("lm_head.") => bare.to_owned(),
-            bare => format!("model.{bare}"),
-        };
-        if with_prefix.ends_with("rotary_emb.inv_freq") {
+        if tensor.name.ends_with("rotary_emb.inv_freq") {
             report.notes.push(format!("{}: left out; it follows from rope_theta", tensor.name));
             continue;
         }
-        let name = names::gguf_name(&with_prefix);
-        if !names::is_gguf(&name) {
+        if !names::is_hugging_face(&tensor.name) {
             let what = format!("no tensor of {} models goes by this name", config.architecture.name());
             return Err(error(folder, &tensor.name, what).into());
         }
+        let name = names::gguf_name(&tensor.name);
         if name == "output.weight" && config.tied_embeddings {
             report.notes.push(format!("{}: left out; the head is the embedding", tensor.name));
             continue;

@@ -1,80 +1,50 @@
-//! Tensor names: those of GGUF files and those of Hugging Face checkpoints. APR files use both: the peer's imports of
+//! Tensor names from one convention to the other; the table is `model/names.rs`. APR files use both: the peer's imports of
 //! qwen models have Hugging Face names, those of all other architectures keep GGUF's.
 
-/// GGUF name and Hugging Face name of the tensors outside the layers.
-const MODEL: &[(&str, &str)] = &[
-    ("token_embd.weight", "model.embed_tokens.weight"),
-    ("output_norm.weight", "model.norm.weight"),
-    ("output.weight", "lm_head.weight"),
-];
+use crate::model::names::{Parsed, Role, Slot, parse};
 
-/// The same for tensors of layer N, behind `blk.N.` and `model.layers.N.`, without `.weight` and `.bias`.
-const LAYER: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
+/// A tensor's place in a model, by its name in either convention. Gate and up in one matrix have none: llama.cpp knows no
+/// such tensor in the models that it and aprgpu have in common.
+fn place(name: &str) -> Option<(Option<usize>, Slot)> {
+    match parse(name) {
+        Parsed::Known { slot: Slot::GateUp, .. } | Parsed::Harmless | Parsed::Unknown => None,
+        Parsed::Known { layer, slot } => Some((layer, slot)),
+    }
+}
 
 /// The name in an APR file of a tensor of a GGUF file. Unknown names stay as they are.
 pub(super) fn apr_name(architecture: &str, gguf: &str) -> String {
     match architecture {
-        "qwen2" | "qwen3" => translate(gguf, "blk.", "model.layers.", |(gguf, hf)| (gguf, hf)),
+        "qwen2" | "qwen3" => hugging_face_name(gguf),
         _ => None,
     }
     .unwrap_or_else(|| gguf.to_owned())
 }
 
-/// The GGUF name of a tensor of an APR file, whichever convention that file follows. Unknown names stay as they are.
-pub(super) fn gguf_name(apr: &str) -> String {
-    translate(apr, "model.layers.", "blk.", |(gguf, hf)| (hf, gguf)).unwrap_or_else(|| apr.to_owned())
+/// The GGUF name of a tensor, whichever convention its name follows. Unknown names stay as they are.
+pub(super) fn gguf_name(name: &str) -> String {
+    place(name).map_or_else(|| name.to_owned(), |(layer, slot)| slot.gguf_name(layer))
 }
 
-/// The Hugging Face name of a tensor of a GGUF file, if that convention has one.
+/// The Hugging Face name of a tensor of a GGUF file, if that convention has one: it keeps frequency factors elsewhere.
 pub(super) fn hugging_face_name(gguf: &str) -> Option<String> {
-    translate(gguf, "blk.", "model.layers.", |(gguf, hf)| (gguf, hf))
+    let (layer, slot) = place(gguf)?;
+    (slot != Slot::One(Role::RopeFreqs)).then(|| slot.hugging_face_name(layer))
 }
 
 /// Whether llama.cpp knows a tensor of this name in the models that it and aprgpu have in common.
 pub(super) fn is_gguf(name: &str) -> bool {
-    name == "rope_freqs.weight" || translate(name, "blk.", "model.layers.", |(gguf, hf)| (gguf, hf)).is_some()
+    place(name).is_some_and(|(layer, slot)| slot.gguf_name(layer) == name)
 }
 
 /// Whether a name follows the Hugging Face convention.
 pub(super) fn is_hugging_face(name: &str) -> bool {
-    translate(name, "model.layers.", "blk.", |(gguf, hf)| (hf, gguf)).is_some()
-}
-
-/// Translates a name from one column of the tables to the other.
-fn translate(
-    name: &str,
-    from_prefix: &str,
-    to_prefix: &str,
-    columns: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str),
-) -> Option<String> {
-    if let Some((_, to)) = MODEL.iter().map(|&row| columns(row)).find(|(from, _)| *from == name) {
-        return Some(to.to_owned());
-    }
-    let (layer, rest) = name.strip_prefix(from_prefix)?.split_once('.')?;
-    if layer.is_empty() || !layer.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let (part, kind) = rest.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
-    let (_, to) = LAYER.iter().map(|&row| columns(row)).find(|(from, _)| *from == part)?;
-    Some(format!("{to_prefix}{layer}.{to}.{kind}"))
+    place(name).is_some_and(|(layer, slot)| slot.gguf_name(layer) != name)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{apr_name, gguf_name};
+    use super::{apr_name, gguf_name, is_gguf, is_hugging_face};
 
     #[test]
     fn qwen_tensors_get_hugging_face_names_and_come_back() {
@@ -87,6 +57,24 @@ mod tests {
         ] {
             assert_eq!(apr_name("qwen2", gguf), apr);
             assert_eq!(gguf_name(apr), gguf);
+            assert_eq!([gguf, apr].map(is_gguf), [true, false]);
+            assert_eq!([gguf, apr].map(is_hugging_face), [false, true]);
+        }
+        assert_eq!(gguf_name("layers.0.mlp.up_proj.weight"), "blk.0.ffn_up.weight");
+        assert!(is_hugging_face("layers.0.mlp.up_proj.weight"));
+    }
+
+    #[test]
+    fn what_llama_cpp_does_not_know_is_in_neither_convention() {
+        for name in [
+            "blk.0.ffn_gate_up.weight",
+            "model.layers.0.mlp.gate_up_proj.weight",
+            "blk.0.attn_norm.bias",
+            "blk.007.attn_q.weight",
+            "model.layers.3.self_attn.rotary_emb.inv_freq",
+        ] {
+            assert!(!is_gguf(name) && !is_hugging_face(name), "{name}");
+            assert_eq!(gguf_name(name), name);
         }
     }
 

@@ -5,7 +5,7 @@ pub mod chat_template;
 mod config;
 mod error;
 mod inspect;
-mod names;
+pub(crate) mod names;
 mod open;
 mod table;
 mod text;

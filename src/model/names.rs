@@ -127,6 +127,9 @@ pub(crate) fn parse(name: &str) -> Parsed {
     if let Some((rest, gguf)) = layered {
         let Some((number, rest)) = rest.split_once('.') else { return Parsed::Unknown };
         let Ok(layer) = number.parse::<u32>() else { return Parsed::Unknown };
+        if layer.to_string() != number {
+            return Parsed::Unknown;
+        }
         let known = LAYER.iter().find(|(_, in_gguf, in_hf)| rest == if gguf { *in_gguf } else { *in_hf });
         return match known {
             Some((slot, ..)) => Parsed::Known { layer: Some(layer as usize), slot: *slot },
@@ -146,13 +149,28 @@ pub(crate) fn parse(name: &str) -> Parsed {
 }
 
 impl Slot {
-    /// The slot's name in GGUF files, for messages.
+    /// The slot's row in the tables: GGUF's name, Hugging Face's name.
+    fn names(self) -> Option<(&'static str, &'static str)> {
+        let global =
+            GLOBAL.iter().find(|(role, ..)| Self::One(*role) == self).map(|(_, gguf, hf)| (*gguf, *hf));
+        global.or_else(|| LAYER.iter().find(|(slot, ..)| *slot == self).map(|(_, gguf, hf)| (*gguf, *hf)))
+    }
+
+    /// The slot's name in GGUF files.
     pub(crate) fn gguf_name(self, layer: Option<usize>) -> String {
-        let global = GLOBAL.iter().find(|(role, ..)| Self::One(*role) == self).map(|(_, name, _)| *name);
-        let in_layer = LAYER.iter().find(|(slot, ..)| *slot == self).map(|(_, name, _)| *name);
-        match (global.or(in_layer), layer) {
-            (Some(name), Some(layer)) => format!("blk.{layer}.{name}"),
-            (Some(name), None) => name.to_owned(),
+        match (self.names(), layer) {
+            (Some((name, _)), Some(layer)) => format!("blk.{layer}.{name}"),
+            (Some((name, _)), None) => name.to_owned(),
+            (None, _) => format!("{self:?}"),
+        }
+    }
+
+    /// The slot's name in Hugging Face files.
+    pub(crate) fn hugging_face_name(self, layer: Option<usize>) -> String {
+        match (self.names(), layer) {
+            (Some((_, name)), Some(layer)) => format!("model.layers.{layer}.{name}"),
+            (Some((_, name)), None) if self == Self::One(Role::Output) => name.to_owned(),
+            (Some((_, name)), None) => format!("model.{name}"),
             (None, _) => format!("{self:?}"),
         }
     }
@@ -187,14 +205,7 @@ impl Role {
 
     /// The name in Hugging Face files.
     pub fn hugging_face_name(self, layer: Option<usize>) -> String {
-        let global = GLOBAL.iter().find(|(role, ..)| *role == self).map(|(.., name)| *name);
-        let in_layer = LAYER.iter().find(|(slot, ..)| *slot == Slot::One(self)).map(|(.., name)| *name);
-        match (in_layer, layer, global) {
-            (Some(name), Some(layer), _) => format!("model.layers.{layer}.{name}"),
-            (_, _, Some(name)) if self == Self::Output => name.to_owned(),
-            (_, _, Some(name)) => format!("model.{name}"),
-            _ => self.to_string(),
-        }
+        Slot::One(self).hugging_face_name(layer)
     }
 }
 
@@ -240,6 +251,9 @@ mod tests {
         for name in [
             "blk.attn_q.weight",
             "blk.-1.attn_q.weight",
+            "blk.+1.attn_q.weight",
+            "blk.007.attn_q.weight",
+            "blk..attn_q.weight",
             "blk.99999999999999999999.attn_q.weight",
             "blk.0.self_attn.q_proj.weight",
             "model.layers.0.attn_q.weight",
