@@ -7,15 +7,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use aprgpu::convert::{self, FileFormat, Options};
-use aprgpu::format::TensorSpec;
-use aprgpu::format::gguf::{Gguf, GgufWriter, Value};
-use aprgpu::model::Source;
 use aprgpu::quant::TensorType;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
+use support::large_model::write_qwen2;
 use support::repository;
 
 const APRGPU: &str = env!("CARGO_BIN_EXE_aprgpu");
@@ -42,64 +38,9 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A qwen2 model in F16 with this hidden size and tiny-coder's vocabulary; values that an encoder has work with.
+/// A model in F16, which every type can be made of.
 fn write_model(path: &Path, hidden: usize, layers: usize) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let small = folder.path().join("small.gguf");
-    let source = Source::open(&tiny()).unwrap();
-    convert::export(&source, &small, FileFormat::Gguf, None, &Options::default(), &mut |_| {}).unwrap();
-    let small = Gguf::open(&small).unwrap();
-    let sizes = [
-        ("qwen2.embedding_length", hidden),
-        ("qwen2.feed_forward_length", 4 * hidden),
-        ("qwen2.block_count", layers),
-        ("qwen2.attention.head_count", hidden / 64),
-        ("qwen2.attention.head_count_kv", hidden / 64),
-    ];
-    let metadata: Vec<(String, Value)> = small
-        .metadata()
-        .iter()
-        .map(|(key, value)| match sizes.iter().find(|(name, _)| name == key) {
-            Some((_, size)) => (key.clone(), Value::U32(*size as u32)),
-            None => (key.clone(), value.clone()),
-        })
-        .collect();
-    let matrix = |name: String, rows, cols| TensorSpec::new(&name, TensorType::F16, &[rows, cols]).unwrap();
-    let vector = |name: String| TensorSpec::new(&name, TensorType::F32, &[hidden]).unwrap();
-    let mut tensors =
-        vec![matrix("token_embd.weight".to_owned(), 4096, hidden), vector("output_norm.weight".to_owned())];
-    for layer in 0..layers {
-        let name = |role: &str| format!("blk.{layer}.{role}");
-        for role in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-            tensors.push(matrix(name(&format!("{role}.weight")), hidden, hidden));
-        }
-        for role in ["attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_norm.weight", "ffn_norm.weight"] {
-            tensors.push(vector(name(role)));
-        }
-        for role in ["ffn_gate.weight", "ffn_up.weight"] {
-            tensors.push(matrix(name(role), 4 * hidden, hidden));
-        }
-        tensors.push(matrix(name("ffn_down.weight"), hidden, 4 * hidden));
-    }
-    let pattern = |i: usize| (((i * 2_654_435_761) >> 7) as u16 & 0x83ff) | 0x2400;
-    let bytes: Vec<u8> = (0..1 << 20).flat_map(|i| pattern(i).to_le_bytes()).collect();
-    let mut writer =
-        GgufWriter::new(BufWriter::new(std::fs::File::create(path).unwrap()), path, 3, &metadata, &tensors)
-            .unwrap();
-    for tensor in &tensors {
-        if tensor.tensor_type == TensorType::F32 {
-            writer.write(&1.0_f32.to_le_bytes().repeat(tensor.bytes / 4)).unwrap();
-            continue;
-        }
-        let mut left = tensor.bytes;
-        while left > 0 {
-            let piece = left.min(bytes.len());
-            writer.write(&bytes[..piece]).unwrap();
-            left -= piece;
-        }
-    }
-    writer.finish(None).unwrap().flush().unwrap();
-    std::fs::metadata(path).unwrap().len()
+    write_qwen2(path, hidden, layers, |_| TensorType::F16)
 }
 
 #[test]

@@ -6,69 +6,15 @@
 
 mod support;
 
-use aprgpu::convert;
-use aprgpu::format::Map;
-use aprgpu::format::TensorSpec;
-use aprgpu::format::apr::Apr;
-use aprgpu::format::gguf::{Gguf, GgufWriter, Value};
 use aprgpu::quant::TensorType;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use support::large_model::write_qwen2;
 use support::repository;
 
 const HIDDEN: usize = 1024;
-const FFN: usize = 4096;
 const LAYERS: usize = 10;
-const VOCAB: usize = 4096;
-
-/// Writes a model with tiny-coder's vocabulary and weights of zero; returns the file's size.
-fn write_wide_model(path: &Path) -> u64 {
-    let apr = Apr::open(&repository("tests/models/tiny-coder.apr")).unwrap();
-    let options = convert::Options::default();
-    let bytes = convert::write_gguf(&apr, Vec::new(), Path::new("m.gguf"), &options, &mut |_| {}).unwrap().0;
-    let small = Gguf::from_map(Map::from_bytes(Path::new("m.gguf"), bytes)).unwrap();
-    let sizes = [
-        ("qwen2.embedding_length", HIDDEN),
-        ("qwen2.feed_forward_length", FFN),
-        ("qwen2.block_count", LAYERS),
-        ("qwen2.attention.head_count", HIDDEN / 64),
-        ("qwen2.attention.head_count_kv", HIDDEN / 64),
-    ];
-    let metadata: Vec<(String, Value)> = small
-        .metadata()
-        .iter()
-        .map(|(key, value)| match sizes.iter().find(|(name, _)| name == key) {
-            Some((_, size)) => (key.clone(), Value::U32(*size as u32)),
-            None => (key.clone(), value.clone()),
-        })
-        .collect();
-    let matrix = |name: String, t, rows, cols| TensorSpec::new(&name, t, &[rows, cols]).unwrap();
-    let vector = |name: String, len: usize| TensorSpec::new(&name, TensorType::F32, &[len]).unwrap();
-    let mut tensors = vec![
-        matrix("token_embd.weight".to_owned(), TensorType::Q6_K, VOCAB, HIDDEN),
-        vector("output_norm.weight".to_owned(), HIDDEN),
-    ];
-    for layer in 0..LAYERS {
-        let name = |role: &str| format!("blk.{layer}.{role}");
-        for role in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-            tensors.push(matrix(name(&format!("{role}.weight")), TensorType::Q4_K, HIDDEN, HIDDEN));
-        }
-        tensors.extend(["attn_q.bias", "attn_k.bias", "attn_v.bias"].map(|role| vector(name(role), HIDDEN)));
-        tensors.extend(["attn_norm.weight", "ffn_norm.weight"].map(|role| vector(name(role), HIDDEN)));
-        for role in ["ffn_gate.weight", "ffn_up.weight"] {
-            tensors.push(matrix(name(role), TensorType::Q4_K, FFN, HIDDEN));
-        }
-        tensors.push(matrix(name("ffn_down.weight"), TensorType::Q6_K, HIDDEN, FFN));
-    }
-    let out = BufWriter::new(std::fs::File::create(path).unwrap());
-    let mut writer = GgufWriter::new(out, path, 3, &metadata, &tensors).unwrap();
-    for tensor in &tensors {
-        writer.write(&vec![0; tensor.bytes]).unwrap();
-    }
-    writer.finish(None).unwrap().flush().unwrap();
-    std::fs::metadata(path).unwrap().len()
-}
 
 /// The peak of a process that has loaded a model and answered, in bytes.
 fn peak(model: &Path) -> u64 {
@@ -106,7 +52,10 @@ fn peak(model: &Path) -> u64 {
 fn weights_are_not_held_twice() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wide.gguf");
-    let file = write_wide_model(&path);
+    let file = write_qwen2(&path, HIDDEN, LAYERS, |role| match role {
+        "token_embd" | "ffn_down" => TensorType::Q6_K,
+        _ => TensorType::Q4_K,
+    });
     let program = peak(&repository("tests/models/tiny-coder.apr"));
     let cache = 2 * 2 * LAYERS * HIDDEN * 256;
     let found = peak(&path) - program;

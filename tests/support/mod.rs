@@ -7,6 +7,7 @@ pub(crate) mod cuda;
 mod fixtures;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
+pub(crate) mod large_model;
 #[cfg(feature = "cuda")]
 pub(crate) mod on_gpu;
 pub(crate) mod ops;
