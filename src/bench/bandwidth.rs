@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::kernels::{Bench, Options, Shape};
 use super::preset::{PRESETS, Preset};
 use super::stats::Summary;
+use crate::compare;
 use crate::engine::BackendChoice;
 use crate::plan::OpKind;
 use crate::quant::TensorType;
@@ -44,7 +45,8 @@ pub fn measure(threads: usize, bytes: usize, passes: usize) -> Result<Bandwidth,
     let threads = threads.max(1);
     let words = bytes / 8 / threads / 8 * 8;
     let mut buffer: Vec<u64> = Vec::new();
-    let too_much = || Error::Usage(format!("no memory for a buffer of {bytes} bytes; use a smaller --size"));
+    let too_much =
+        || compare::Error::Usage(format!("no memory for a buffer of {bytes} bytes; use a smaller --size"));
     buffer.try_reserve_exact(words * threads).map_err(|_| too_much())?;
     buffer.resize(words * threads, 1);
     let barrier = Barrier::new(threads);

@@ -1,7 +1,7 @@
 //! How fast weights are encoded, per thread: what quantizing a model takes beyond reading and writing it.
 
 use super::Error;
-use crate::compare::Random;
+use crate::compare::{self, Random};
 use crate::quant::{TensorType, encode_rows};
 use serde::Serialize;
 use std::num::NonZeroUsize;
@@ -53,11 +53,11 @@ pub fn weights(rows: usize) -> Vec<f32> {
 /// # Errors
 /// The file cannot be read, or is no number of rows.
 pub fn read(path: &Path) -> Result<Vec<f32>, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| compare::Error::Io { path: path.to_owned(), source })?;
     let (floats, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() || floats.is_empty() || !floats.len().is_multiple_of(COLS) {
         let what = format!("expected float32 [rows, {COLS}], found {} bytes", bytes.len());
-        return Err(Error::File { path: path.to_owned(), what });
+        return Err(compare::Error::File { path: path.to_owned(), what }.into());
     }
     Ok(floats.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }

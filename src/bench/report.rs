@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::record::Record;
+use crate::compare;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
@@ -81,7 +82,8 @@ fn cells(record: &Record) -> [String; 14] {
 /// None that records can cause.
 pub fn render(records: &[Record], format: Format) -> Result<String, Error> {
     let json = |record: &Record| {
-        serde_json::to_value(record).map_err(|error| Error::Usage(format!("a record is no JSON: {error}")))
+        serde_json::to_value(record)
+            .map_err(|error| compare::Error::Usage(format!("a record is no JSON: {error}")))
     };
     let values = records.iter().map(json).collect::<Result<Vec<Value>, _>>()?;
     Ok(match format {
@@ -138,8 +140,9 @@ fn csv(values: &[Value]) -> String {
 /// # Errors
 /// A file that cannot be read or is neither.
 pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    parse(&text).map_err(|what| Error::File { path: path.to_owned(), what })
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| compare::Error::Io { path: path.to_owned(), source })?;
+    Ok(parse(&text).map_err(|what| compare::Error::File { path: path.to_owned(), what })?)
 }
 
 /// The same from text.

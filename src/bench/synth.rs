@@ -6,7 +6,7 @@
 
 use super::Error;
 use super::preset::Preset;
-use crate::compare::Random;
+use crate::compare::{self, Random};
 use crate::convert;
 use crate::format::TensorSpec;
 use crate::format::gguf::{Array, GgufWriter, Strings, Value};
@@ -107,7 +107,7 @@ pub fn write(preset: &Preset, output: &Path, progress: &mut dyn FnMut(u64, u64))
         Some("gguf") => write_gguf(preset, output, progress),
         Some("apr") => {
             let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let io = |source| Error::Io { path: output.to_owned(), source };
+            let io = |source| compare::Error::Io { path: output.to_owned(), source };
             let builder = &mut tempfile::Builder::new();
             let builder = builder.prefix(".aprbench-").suffix(".gguf");
             let temporary = builder.tempfile_in(folder.unwrap_or(Path::new("."))).map_err(io)?;
@@ -117,7 +117,11 @@ pub fn write(preset: &Preset, output: &Path, progress: &mut dyn FnMut(u64, u64))
                 convert::gguf_to_apr(temporary.path(), output, &convert::Options::default(), &mut done)?;
             Ok(report.bytes_written)
         }
-        _ => Err(Error::Usage(format!("{}: expected a name that ends in .gguf or .apr", output.display()))),
+        _ => Err(compare::Error::Usage(format!(
+            "{}: expected a name that ends in .gguf or .apr",
+            output.display()
+        ))
+        .into()),
     }
 }
 
@@ -128,7 +132,7 @@ fn write_gguf(preset: &Preset, output: &Path, progress: &mut dyn FnMut(u64, u64)
     for weight in decoder.weights() {
         let matrix = [weight.rows, weight.cols];
         let shape = if weight.is_vector() { &matrix[1..] } else { &matrix[..] };
-        let overflow = || Error::Usage(format!("{}: its size overflows", weight.name));
+        let overflow = || compare::Error::Usage(format!("{}: its size overflows", weight.name));
         specs.push(TensorSpec::new(&weight.name, weight.tensor_type, shape).ok_or_else(overflow)?);
     }
     let factors = preset.rope_factors();

@@ -3,6 +3,7 @@
 use super::Error;
 use super::record::Record;
 use super::report::{markdown, read};
+use crate::compare;
 use crate::compare::metric::quantile;
 use serde_json::Value;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub fn folder_name(device: &str) -> String {
 /// # Errors
 /// Files that cannot be read.
 pub fn from_records(records: &Path) -> Result<String, Error> {
-    let io = |source| Error::Io { path: records.to_owned(), source };
+    let io = |source| compare::Error::Io { path: records.to_owned(), source };
     let mut folders: Vec<_> = std::fs::read_dir(records)
         .map_err(io)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

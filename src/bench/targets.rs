@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::record::Record;
+use crate::compare;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -34,9 +35,10 @@ struct File {
 /// # Errors
 /// A file that cannot be read or says something else.
 pub fn read(path: &Path) -> Result<Vec<Target>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| compare::Error::Io { path: path.to_owned(), source })?;
     let file: File = toml::from_str(&text)
-        .map_err(|error| Error::File { path: path.to_owned(), what: error.to_string() })?;
+        .map_err(|error| compare::Error::File { path: path.to_owned(), what: error.to_string() })?;
     Ok(file.target)
 }
 
@@ -60,11 +62,12 @@ impl Target {
 /// Measured, target and ceiling of a record in one line.
 ///
 /// # Errors
-/// [`Error::BelowTarget`]; [`Error::Incomplete`] where a figure is missing; [`Error::Usage`] where no line of the file fits: a target that does not exist is not met.
+/// [`Error::BelowTarget`]; [`Error::Incomplete`] where a figure is missing; [`compare::Error::Usage`] where no line of the
+/// file fits: a target that does not exist is not met.
 pub fn assert_target(targets: &[Target], record: &Record) -> Result<String, Error> {
     let target = targets.iter().find(|target| target.fits(record)).ok_or_else(|| {
         let (cpu, device, test) = (&record.cpu_info, &record.device, record.test());
-        Error::Usage(format!("no target for {test} of {} on {cpu} ({device})", record.model_type))
+        compare::Error::Usage(format!("no target for {test} of {} on {cpu} ({device})", record.model_type))
     })?;
     let ceiling = record
         .bandwidth_gb_per_s
@@ -133,6 +136,6 @@ mod tests {
             assert!(matches!(assert_target(&file.target, &record(percent, ts)), Err(Error::Incomplete(_))));
         }
         let other = Record { n_gen: 0, n_prompt: 8, ..record(Some(99.0), 99.0) };
-        assert!(matches!(assert_target(&file.target, &other), Err(Error::Usage(_))));
+        assert!(matches!(assert_target(&file.target, &other), Err(Error::Failed(compare::Error::Usage(_)))));
     }
 }

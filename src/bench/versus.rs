@@ -6,6 +6,7 @@ use super::environment::{Environment, load_average, now};
 use super::record::Record;
 use super::report::parse;
 use super::stats::{Ratios, Verdict};
+use crate::compare;
 use crate::compare::metric::quantile;
 use serde::Serialize;
 use std::process::Command;
@@ -288,13 +289,13 @@ impl Versus {
     /// A file that cannot be written.
     pub fn append(&self, path: &std::path::Path) -> Result<(), Error> {
         use std::io::Write;
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |source| compare::Error::Io { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(io)?;
         }
-        let line = serde_json::to_string(self).map_err(|error| Error::Usage(error.to_string()))?;
+        let line = serde_json::to_string(self).map_err(|error| compare::Error::Usage(error.to_string()))?;
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(io)?;
-        writeln!(file, "{line}").map_err(io)
+        Ok(writeln!(file, "{line}").map_err(io)?)
     }
 }
 

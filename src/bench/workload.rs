@@ -3,7 +3,7 @@
 use super::Error;
 use super::clock::Clock;
 use crate::backend::{Counters, Sampling};
-use crate::compare::Random;
+use crate::compare::{self, Random};
 use crate::engine::{Device, MAX_BATCH};
 use crate::plan::{Row, Rows};
 
@@ -82,13 +82,14 @@ impl Workload {
         let (context, slots) = (device.context(), device.slots());
         let (n, batch) = (self.tokens() / self.batch().max(1), self.batch());
         if n == 0 || batch == 0 || reps == 0 {
-            return Err(Error::Usage("--n, --batch and --reps must be at least 1".to_owned()));
+            return Err(compare::Error::Usage("--n, --batch and --reps must be at least 1".to_owned()).into());
         }
         if self.context() > context || batch > slots.min(MAX_BATCH) {
-            return Err(Error::Usage(format!(
+            return Err(compare::Error::Usage(format!(
                 "{batch} sequences of {} positions do not fit {slots} of {context} (at most {MAX_BATCH} sequences)",
                 self.context()
-            )));
+            ))
+            .into());
         }
         for slot in 0..batch as u32 {
             device.backend_mut().set_sampling(slot, &Sampling::default(), &[])?;

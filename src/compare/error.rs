@@ -1,6 +1,6 @@
 //! Why a comparison could not be made. That two results differ is a result, not an error.
 
-use crate::{backend, engine, model, plan, quant};
+use crate::{backend, engine, format, model, plan, quant};
 use std::path::PathBuf;
 
 /// A comparison that could not be made.
@@ -49,6 +49,12 @@ impl Error {
             Self::Io { .. } => 7,
             Self::Quant(_) => 8,
         }
+    }
+}
+
+impl From<format::Error> for Error {
+    fn from(error: format::Error) -> Self {
+        Self::Model(error.into())
     }
 }
 

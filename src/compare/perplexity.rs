@@ -119,7 +119,7 @@ struct BaseWriter {
 
 impl BaseWriter {
     fn new(path: &Path, header: &Header) -> Result<Self, Error> {
-        let mut out = AtomicFile::create(path, &[]).map_err(|error| Error::Model(error.into()))?;
+        let mut out = AtomicFile::create(path, &[])?;
         out.write_all(&header.bytes()).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         Ok(Self { out })
     }
@@ -135,7 +135,7 @@ impl BaseWriter {
     }
 
     fn finish(self) -> Result<(), Error> {
-        self.out.commit().map_err(|error| Error::Model(error.into()))
+        Ok(self.out.commit()?)
     }
 }
 

@@ -86,14 +86,8 @@ pub fn preflight(path: &Path, settings: &Settings) -> Result<Preflight, Error> {
 fn card(source: &Source) -> Result<Trial, Error> {
     let stated = |text: Option<&str>| text.is_some_and(|text| !text.trim().is_empty());
     let (name, license) = match source {
-        Source::Gguf(gguf) => (
-            stated(gguf.string("general.name").map_err(crate::model::Error::from)?),
-            stated(gguf.string("general.license").map_err(crate::model::Error::from)?),
-        ),
-        Source::Apr(apr) => (
-            stated(apr.string("name").map_err(crate::model::Error::from)?),
-            stated(apr.string("license").map_err(crate::model::Error::from)?),
-        ),
+        Source::Gguf(gguf) => (stated(gguf.string("general.name")?), stated(gguf.string("general.license")?)),
+        Source::Apr(apr) => (stated(apr.string("name")?), stated(apr.string("license")?)),
         Source::HuggingFace(folder) => {
             let file = |name: &str| folder.file(name).is_some();
             (true, ["LICENSE", "LICENSE.txt", "LICENSE.md", "README.md"].into_iter().any(file))

@@ -3,7 +3,8 @@
 use crate::args::EncodeArgs;
 use crate::failure::Failure;
 use aprgpu::bench::encode::{COLS, EncodeResult, measure, read, weights};
-use aprgpu::bench::{Error, report};
+use aprgpu::bench::report;
+use aprgpu::compare;
 use aprgpu::quant::TensorType;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -24,7 +25,7 @@ pub(crate) fn encode(args: &EncodeArgs) -> Result<(), Failure> {
     let mut types = Vec::new();
     for name in &args.types {
         let known = TensorType::from_name(name).filter(|tensor_type| TYPES.contains(tensor_type));
-        let unknown = || Error::Usage(format!("{name}: expected one of {TYPES:?}"));
+        let unknown = || compare::Error::Usage(format!("{name}: expected one of {TYPES:?}"));
         types.push(known.ok_or_else(unknown)?);
     }
     let types = if types.is_empty() { TYPES.to_vec() } else { types };

@@ -1,7 +1,7 @@
 //! Every way in which a command can fail, with its exit code: those of `aprgpu`, 13 also for a wrong result or a figure
 //! below its target, 8 for what could not be measured.
 
-use aprgpu::{bench, engine};
+use aprgpu::{bench, compare, engine};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -13,6 +13,12 @@ pub(crate) enum Failure {
     Stdout(#[from] std::io::Error),
 }
 
+impl From<compare::Error> for Failure {
+    fn from(error: compare::Error) -> Self {
+        Self::Bench(error.into())
+    }
+}
+
 impl From<engine::Error> for Failure {
     fn from(error: engine::Error) -> Self {
         Self::Bench(error.into())
@@ -21,7 +27,7 @@ impl From<engine::Error> for Failure {
 
 impl Failure {
     pub(crate) fn usage(what: impl Into<String>) -> Self {
-        bench::Error::Usage(what.into()).into()
+        compare::Error::Usage(what.into()).into()
     }
 
     pub(crate) fn exit_code(&self) -> u8 {

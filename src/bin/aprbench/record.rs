@@ -10,7 +10,8 @@ use aprgpu::bench::environment::file_hash;
 use aprgpu::bench::record::{Options, Record};
 use aprgpu::bench::subject::Subject;
 use aprgpu::bench::workload::{Test, Workload};
-use aprgpu::bench::{Error, bandwidth, report, synth, table, versus};
+use aprgpu::bench::{bandwidth, report, synth, table, versus};
+use aprgpu::compare;
 use aprgpu::engine::{BackendChoice, Settings};
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub(crate) fn record(args: &RecordArgs) -> Result<(), Failure> {
     let folder = args.out.join(table::folder_name(&cpu::probe().name));
     let (records, pairs) = (folder.join("aprbench.jsonl"), folder.join("versus.jsonl"));
     for path in [&folder, &args.models] {
-        std::fs::create_dir_all(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        std::fs::create_dir_all(path).map_err(|source| compare::Error::Io { path: path.clone(), source })?;
     }
     // A new record replaces the old one: history is the repository's.
     for path in [&records, &pairs] {
@@ -110,7 +111,7 @@ fn measure(
         eprint!("{}", report::render(std::slice::from_ref(&record), report::Format::Table)?);
         lines.push_str(&report::render(&[record], report::Format::Jsonl)?);
     }
-    let io = |source| Error::Io { path: records.to_owned(), source };
+    let io = |source| compare::Error::Io { path: records.to_owned(), source };
     let known = std::fs::read_to_string(records).unwrap_or_default();
     Ok(std::fs::write(records, known + &lines).map_err(io)?)
 }

@@ -8,6 +8,7 @@ use aprgpu::bench::report::markdown;
 use aprgpu::bench::roofline::{
     GAPS_US, HARDWARE, Hardware, Limits, Prediction, Totals, lines, measured_limits, profile, svg,
 };
+use aprgpu::compare;
 use aprgpu::engine::Settings;
 use aprgpu::plan::Rows;
 use std::io::Write;
@@ -71,7 +72,7 @@ pub(crate) fn roofline(args: &RooflineArgs) -> Result<(), Failure> {
     if let Some(path) = &args.svg {
         let title = format!("{}, one token at depth {depth}", subject.name);
         std::fs::write(path, svg(&title, &ops, &limits))
-            .map_err(|source| aprgpu::bench::Error::Io { path: path.clone(), source })?;
+            .map_err(|source| compare::Error::Io { path: path.clone(), source })?;
     }
     Ok(())
 }
