@@ -22,6 +22,17 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u32);
 
+impl GraphId {
+    /// The graph's place among a backend's `graphs`.
+    fn index(self, graphs: usize) -> Result<usize, Error> {
+        let index = self.0 as usize;
+        if index < graphs {
+            return Ok(index);
+        }
+        Err(Error::Misuse(format!("graph {index} was never compiled")))
+    }
+}
+
 /// What really ran: proof that a result came from this backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

@@ -74,7 +74,8 @@ impl Cpu {
     }
 
     fn pass(&mut self, id: GraphId, steps: Range<usize>) -> Result<(), Error> {
-        let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+        let index = id.index(self.graphs.len())?;
+        let graph = &mut self.graphs[index];
         let Graph { plan, buffers, rows, asked, last, sampled } = graph;
         let steps = plan.steps.get(steps.start.min(plan.steps.len())..steps.end.min(plan.steps.len()));
         let steps = steps.unwrap_or_default();
@@ -106,7 +107,8 @@ impl Cpu {
     }
 
     fn graph(&mut self, id: GraphId) -> Result<&mut Graph, Error> {
-        self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))
+        let index = id.index(self.graphs.len())?;
+        Ok(&mut self.graphs[index])
     }
 }
 
@@ -179,10 +181,6 @@ fn failed(error: PoolError) -> Error {
     }
 }
 
-fn missing(id: GraphId) -> Error {
-    Error::Misuse(format!("graph {} was never compiled", id.0))
-}
-
 impl Backend for Cpu {
     fn name(&self) -> &'static str {
         "cpu"
@@ -212,7 +210,8 @@ impl Backend for Cpu {
     }
 
     fn run_steps(&mut self, id: GraphId, rows: &[Row], steps: Range<usize>) -> Result<(), Error> {
-        let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+        let index = id.index(self.graphs.len())?;
+        let graph = &mut self.graphs[index];
         check_rows(&graph.plan, &self.kv_layout, rows)?;
         graph.rows.clear();
         graph.rows.extend_from_slice(rows);
@@ -220,8 +219,9 @@ impl Backend for Cpu {
     }
 
     fn replay(&mut self, id: GraphId, times: u32) -> Result<(), Error> {
+        let index = id.index(self.graphs.len())?;
         for _ in 0..times {
-            let graph = self.graphs.get_mut(id.0 as usize).ok_or_else(|| missing(id))?;
+            let graph = &mut self.graphs[index];
             advance(&mut graph.rows, &graph.last)?;
             check_rows(&graph.plan, &self.kv_layout, &graph.rows)?;
             self.pass(id, 0..usize::MAX)?;

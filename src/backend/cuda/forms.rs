@@ -1,6 +1,7 @@
 //! Which kernel multiplies which weights, and how large its launch is.
 
 use super::sources;
+use crate::backend::gpu::weights;
 use crate::plan::{Activations, OpKind};
 use crate::quant::TensorType;
 
@@ -74,14 +75,8 @@ pub fn unit_columns(tensor_type: TensorType, x: &str) -> u32 {
 
 /// The two types of a mixture for which there is one kernel, the first being `A`.
 pub fn mixture(types: &[TensorType]) -> Option<(TensorType, Option<TensorType>)> {
-    let first = *types.first()?;
-    let Some(&other) = types.iter().find(|&&t| t != first) else { return Some((first, None)) };
-    if types.iter().any(|&t| t != first && t != other) {
-        return None;
-    }
-    [(first, other), (other, first)].into_iter().find_map(|(a, b)| {
-        let key = product_key(OpKind::QkvRope, a, Some(b), "f32", Rows::Decode(1));
-        sources::find(&key).map(|_| (a, Some(b)))
+    weights::mixture(types, |a, b| {
+        sources::find(&product_key(OpKind::QkvRope, a, Some(b), "f32", Rows::Decode(1))).is_some()
     })
 }
 

@@ -29,8 +29,9 @@ pub use persistent::Pass;
 use super::gpu::cache::{keys_and_values, places, words_per_head};
 use super::gpu::grid::Extent;
 use super::gpu::params::NONE;
+use super::gpu::passes::{first_not_finite, next_rows, rows_of_pass};
 use super::gpu::sampling::{SamplingWords, recent_words};
-use super::gpu::state::{StateLayout, buffer_len, check_rows};
+use super::gpu::state::{StateLayout, buffer_len, check_rows, check_values};
 use super::gpu::{MAX_M, POSITIONS_PER_TILE, RING};
 use super::{Backend, Counters, Error, GraphId, KernelTime, KeysAndValues, Sampling};
 use crate::plan::{BufferId, KvLayout, Op, Plan, RopeTable, Row, Shape, WeightSource};
@@ -194,14 +195,6 @@ impl CudaBackend {
         Ok(())
     }
 
-    fn graph_index(&self, id: GraphId) -> Result<usize, Error> {
-        let index = id.0 as usize;
-        if index < self.graphs.len() {
-            return Ok(index);
-        }
-        Err(Error::Misuse(format!("graph {index} was never compiled")))
-    }
-
     /// Bytes of device memory in use by weights, cache and graphs.
     pub fn device_bytes(&self) -> u64 {
         let graphs =
@@ -280,9 +273,8 @@ impl CudaBackend {
             let tokens: Vec<u32> =
                 (at..at + asked).map(|at| graph.compiled.buffers.pinned.word(at)).collect();
             if tokens.contains(&NONE) {
-                let back = (graph.passes - 1 - pass) as u32;
                 graph.unread = 0;
-                return Err(self.locate(index, back)?);
+                return Err(self.locate(index, pass)?);
             }
             graph.last.clone_from(&tokens);
             graph.sampled.push(tokens);
@@ -290,42 +282,16 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Finds the step that wrote the value that is not finite, in the pass `back` passes before the last: runs it again
-    /// one step at a time.
-    fn locate(&mut self, index: usize, back: u32) -> Result<Error, Error> {
+    /// Finds the step that wrote the value that is not finite, in a pass counted from when the state was written: runs it
+    /// again one step at a time.
+    fn locate(&mut self, index: usize, pass: usize) -> Result<Error, Error> {
         let graph = &mut self.graphs[index];
         graph.continues = false;
-        let last = graph.last.clone();
-        let mut rows = graph.rows.clone();
-        let mut tokens = last.into_iter();
-        for row in &mut rows {
-            row.position = row.position.saturating_sub(back);
-            if row.logits
-                && graph.passes > 1
-                && let Some(token) = tokens.next()
-            {
-                row.token = token;
-            }
-        }
-        let id = GraphId(index as u32);
-        let steps = self.graphs[index].plan.steps.clone();
-        for (number, step) in steps.iter().enumerate().filter(|(_, step)| step.op != Op::Sample) {
-            self.run_steps(id, &rows, number..number + 1)?;
-            for &buffer in &step.writes {
-                let values = self.read(index, buffer)?;
-                let described = &self.graphs[index].plan.buffers[buffer.0 as usize];
-                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                    return Ok(Error::NotFinite {
-                        op: step.op.kind().name(),
-                        layer: step.layer,
-                        buffer: described.name,
-                        row: at / described.width,
-                        column: at % described.width,
-                    });
-                }
-            }
-        }
-        Ok(self.gpu.error("head", "a logit was not finite, and is when the pass is run step by step"))
+        let rows = rows_of_pass(&graph.rows, &graph.last, pass, graph.passes);
+        let (id, plan) = (GraphId(index as u32), graph.plan.clone());
+        let found = first_not_finite(self, id, &plan, &rows, |backend, buffer| backend.read(index, buffer))?;
+        let nothing = "a logit was not finite, and is when the pass is run step by step";
+        Ok(found.unwrap_or_else(|| self.gpu.error("head", nothing)))
     }
 
     /// A buffer's values for the rows of the last pass.
@@ -394,7 +360,7 @@ impl Backend for CudaBackend {
     }
 
     fn run_steps(&mut self, graph: GraphId, rows: &[Row], steps: Range<usize>) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         check_rows(&self.graphs[index].plan, &self.kv_layout, rows, 0)?;
         self.fetch(index, usize::MAX)?;
         let graph = &mut self.graphs[index];
@@ -406,7 +372,7 @@ impl Backend for CudaBackend {
     }
 
     fn replay(&mut self, graph: GraphId, times: u32) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         if times == 0 {
             return Ok(());
         }
@@ -420,9 +386,7 @@ impl Backend for CudaBackend {
             // Rows that did not ask have no next token: the others go on without them, and the host says so once.
             self.fetch(index, usize::MAX)?;
             let state = &self.graphs[index];
-            let asking = state.rows.iter().filter(|row| row.logits);
-            let next = |(row, &token): (&Row, &u32)| Row { token, position: row.position + 1, ..*row };
-            let rows: Vec<Row> = asking.zip(&state.last).map(next).collect();
+            let rows = next_rows(&state.rows, &state.last);
             self.run_steps(graph, &rows, 0..usize::MAX)?;
             left -= 1;
         }
@@ -432,7 +396,7 @@ impl Backend for CudaBackend {
     }
 
     fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         self.fetch(index, usize::MAX)?;
         Ok(std::mem::take(&mut self.graphs[index].sampled))
     }
@@ -442,7 +406,7 @@ impl Backend for CudaBackend {
     }
 
     fn sampled_first(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         if self.graphs[index].sampled.is_empty() {
             self.fetch(index, 1)?;
         }
@@ -450,21 +414,19 @@ impl Backend for CudaBackend {
     }
 
     fn buffer(&mut self, graph: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         let values = self.read(index, buffer)?;
         if values.iter().all(|value| value.is_finite()) {
             return Ok(values);
         }
-        Err(self.locate(index, 0)?)
+        let last = self.graphs[index].passes.saturating_sub(1);
+        Err(self.locate(index, last)?)
     }
 
     fn set_buffer(&mut self, graph: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         let graph = &self.graphs[index];
-        let described = graph.plan.buffers.get(buffer.0 as usize);
-        if described.is_none_or(|described| values.len() > described.rows * described.width) {
-            return Err(Error::Misuse(format!("buffer {} cannot take {} values", buffer.0, values.len())));
-        }
+        check_values(&graph.plan, buffer, values)?;
         let into = &graph.compiled.buffers.activations[buffer.0 as usize];
         self.gpu.write(into, 0, bytemuck::cast_slice(values))
     }

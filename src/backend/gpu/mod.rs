@@ -5,6 +5,7 @@ pub(in crate::backend) mod cache;
 pub(in crate::backend) mod cache_folder;
 pub(in crate::backend) mod grid;
 pub(in crate::backend) mod params;
+pub(in crate::backend) mod passes;
 pub(in crate::backend) mod profile;
 pub(in crate::backend) mod sampling;
 pub(in crate::backend) mod state;

@@ -83,6 +83,14 @@ pub(in crate::backend) fn check_rows(
     Ok(())
 }
 
+/// Refuses values that a buffer of a graph has no room for.
+pub(in crate::backend) fn check_values(plan: &Plan, id: BufferId, values: &[f32]) -> Result<(), Error> {
+    match plan.buffers.get(id.0 as usize) {
+        Some(buffer) if values.len() <= buffer.rows * buffer.width => Ok(()),
+        _ => Err(Error::Misuse(format!("buffer {} cannot take {} values", id.0, values.len()))),
+    }
+}
+
 /// How many values of a buffer a pass over `rows` writes.
 pub(in crate::backend) fn buffer_len(plan: &Plan, rows: &[Row], id: BufferId) -> Result<usize, Error> {
     let missing = || Error::Misuse(format!("the plan has no buffer {}", id.0));

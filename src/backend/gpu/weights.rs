@@ -3,7 +3,7 @@
 
 use crate::backend::Error;
 use crate::plan::{Linear, Op, Pairing, Plan, Shape, Weight, WeightId, WeightSource};
-use crate::quant::{self, PANEL_ROWS, RowPanels};
+use crate::quant::{self, PANEL_ROWS, RowPanels, TensorType};
 use std::collections::HashMap;
 
 /// The order in which the rows of queries and keys are stored: the two dimensions that RoPE turns together are
@@ -119,6 +119,21 @@ pub(in crate::backend) fn group_matrices<'p>(
         what: "it (or one beside it) is of a type, or has rows of a length, for which there is no kernel"
             .to_owned(),
     })
+}
+
+/// The one or two types of matrices that are multiplied together, the second being the one that a kernel `takes` second.
+/// `None` for more than two, and for two that no kernel takes.
+pub(in crate::backend) fn mixture(
+    types: &[TensorType],
+    takes: impl Fn(TensorType, TensorType) -> bool,
+) -> Option<(TensorType, Option<TensorType>)> {
+    let first = *types.first()?;
+    let Some(&other) = types.iter().find(|&&t| t != first) else { return Some((first, None)) };
+    if types.iter().any(|&t| t != first && t != other) {
+        return None;
+    }
+    let (a, b) = [(first, other), (other, first)].into_iter().find(|&(a, b)| takes(a, b))?;
+    Some((a, Some(b)))
 }
 
 /// All norms and biases end to end, and where each begins.

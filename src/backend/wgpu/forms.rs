@@ -1,6 +1,7 @@
 //! Which shader multiplies which weights: forms of activations, units of columns, mixtures of types.
 
 use super::shaders;
+use crate::backend::gpu::weights;
 use crate::plan::Activations;
 use crate::quant::TensorType;
 
@@ -53,14 +54,8 @@ pub(super) fn unit_columns(tensor_type: TensorType, x: &str) -> u32 {
 
 /// The two types of a mixture for which there is one shader, the first being `A`.
 pub(super) fn mixture(types: &[TensorType]) -> Option<(TensorType, Option<TensorType>)> {
-    let first = *types.first()?;
-    let Some(&other) = types.iter().find(|&&t| t != first) else { return Some((first, None)) };
-    if types.iter().any(|&t| t != first && t != other) {
-        return None;
-    }
-    [(first, other), (other, first)].into_iter().find_map(|(a, b)| {
-        let key = format!("qkv_rope A={} B={} X=f32", lower(a), lower(b));
-        shaders::find(&key).map(|_| (a, Some(b)))
+    weights::mixture(types, |a, b| {
+        shaders::find(&format!("qkv_rope A={} B={} X=f32", lower(a), lower(b))).is_some()
     })
 }
 

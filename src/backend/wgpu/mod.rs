@@ -27,7 +27,8 @@ pub use gpu::Gpu;
 pub use shaders::{ShaderSummary, list_shaders};
 
 use super::gpu::RING;
-use super::gpu::state::check_rows;
+use super::gpu::passes::next_rows;
+use super::gpu::state::{check_rows, check_values};
 use super::{Backend, Counters, Error, GraphId, KernelTime, KeysAndValues, Sampling};
 use crate::plan::{BufferId, KvLayout, Plan, RopeTable, Row, WeightSource};
 use cache::Cache;
@@ -82,14 +83,6 @@ impl WgpuBackend {
         })
     }
 
-    fn graph_index(&self, id: GraphId) -> Result<usize, Error> {
-        let index = id.0 as usize;
-        if index < self.graphs.len() {
-            return Ok(index);
-        }
-        Err(Error::Misuse(format!("graph {index} was never compiled")))
-    }
-
     /// Bytes of device memory in use by weights, cache and graphs.
     pub fn device_bytes(&self) -> u64 {
         self.weights.bytes
@@ -128,7 +121,7 @@ impl Backend for WgpuBackend {
     }
 
     fn run_steps(&mut self, graph: GraphId, rows: &[Row], steps: Range<usize>) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         check_rows(&self.graphs[index].plan, &self.kv_layout, rows, 0)?;
         self.fetch(index)?;
         self.graphs[index].set_rows(&self.gpu, rows);
@@ -136,7 +129,7 @@ impl Backend for WgpuBackend {
     }
 
     fn replay(&mut self, graph: GraphId, times: u32) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         if times == 0 {
             return Ok(());
         }
@@ -151,9 +144,7 @@ impl Backend for WgpuBackend {
             // Rows that did not ask have no next token: the others go on without them, and the host says so once.
             self.fetch(index)?;
             let state = &self.graphs[index];
-            let asking = state.rows.iter().filter(|row| row.logits);
-            let next = |(row, &token): (&Row, &u32)| Row { token, position: row.position + 1, ..*row };
-            let rows: Vec<Row> = asking.zip(&state.last).map(next).collect();
+            let rows = next_rows(&state.rows, &state.last);
             self.run_steps(graph, &rows, 0..usize::MAX)?;
             left -= 1;
         }
@@ -171,7 +162,7 @@ impl Backend for WgpuBackend {
     }
 
     fn sampled(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         self.fetch(index)?;
         Ok(std::mem::take(&mut self.graphs[index].sampled))
     }
@@ -181,7 +172,7 @@ impl Backend for WgpuBackend {
     }
 
     fn sampled_first(&mut self, graph: GraphId) -> Result<Vec<Vec<u32>>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         if self.graphs[index].sampled.is_empty() {
             self.land(index)?;
         }
@@ -189,17 +180,14 @@ impl Backend for WgpuBackend {
     }
 
     fn buffer(&mut self, graph: GraphId, buffer: BufferId) -> Result<Vec<f32>, Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         self.read_finite(index, buffer)
     }
 
     fn set_buffer(&mut self, graph: GraphId, buffer: BufferId, values: &[f32]) -> Result<(), Error> {
-        let index = self.graph_index(graph)?;
+        let index = graph.index(self.graphs.len())?;
         let graph = &self.graphs[index];
-        let described = graph.plan.buffers.get(buffer.0 as usize);
-        if described.is_none_or(|described| values.len() > described.rows * described.width) {
-            return Err(Error::Misuse(format!("buffer {} cannot take {} values", buffer.0, values.len())));
-        }
+        check_values(&graph.plan, buffer, values)?;
         let into = &graph.compiled.buffers.activations[buffer.0 as usize];
         self.gpu.queue.write_buffer(into, 0, bytemuck::cast_slice(values));
         self.gpu.check("a buffer that the host fills")

@@ -12,8 +12,9 @@ use super::upload::Weights;
 use crate::backend::gpu::RING;
 use crate::backend::gpu::grid::Extent;
 use crate::backend::gpu::params;
+use crate::backend::gpu::passes::{first_not_finite, rows_of_pass};
 use crate::backend::gpu::state::{StateLayout, buffer_len};
-use crate::backend::{Backend, Error, GraphId};
+use crate::backend::{Error, GraphId};
 use crate::plan::{BufferId, Op, Plan, Row};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -196,37 +197,11 @@ impl WgpuBackend {
         // What was queued behind is worth nothing.
         let flights = graph.flights.drain(..).map(|flight| flight.tokens);
         graph.spare.extend(flights);
-        let back = graph.passes.saturating_sub(1 + pass) as u32;
-        let mut rows = graph.rows.clone();
-        let mut tokens = graph.last.clone().into_iter();
-        for row in &mut rows {
-            row.position = row.position.saturating_sub(back);
-            if row.logits
-                && pass > 0
-                && let Some(token) = tokens.next()
-            {
-                row.token = token;
-            }
-        }
-        let id = GraphId(index as u32);
-        let steps = self.graphs[index].plan.steps.clone();
-        for (number, step) in steps.iter().enumerate().filter(|(_, step)| step.op != Op::Sample) {
-            self.run_steps(id, &rows, number..number + 1)?;
-            for &buffer in &step.writes {
-                let values = self.read(index, buffer)?;
-                let described = &self.graphs[index].plan.buffers[buffer.0 as usize];
-                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                    return Ok(Error::NotFinite {
-                        op: step.op.kind().name(),
-                        layer: step.layer,
-                        buffer: described.name,
-                        row: at / described.width,
-                        column: at % described.width,
-                    });
-                }
-            }
-        }
-        Ok(self.gpu.error("head", "a logit was not finite, and is when the pass is run step by step"))
+        let rows = rows_of_pass(&graph.rows, &graph.last, pass, graph.passes);
+        let (id, plan) = (GraphId(index as u32), graph.plan.clone());
+        let found = first_not_finite(self, id, &plan, &rows, |backend, buffer| backend.read(index, buffer))?;
+        let nothing = "a logit was not finite, and is when the pass is run step by step";
+        Ok(found.unwrap_or_else(|| self.gpu.error("head", nothing)))
     }
 
     /// A buffer's values for the rows of the last pass, which must be finite.

@@ -154,10 +154,7 @@ impl Twin {
         id: GraphId,
         run: impl FnOnce(&mut Self, &mut Graph) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let index = id.0 as usize;
-        if index >= self.graphs.len() {
-            return Err(Error::Misuse(format!("graph {index} was never compiled")));
-        }
+        let index = id.index(self.graphs.len())?;
         let placeholder = Graph {
             plan: self.graphs[index].plan.clone(),
             buffers: vec![],
@@ -172,8 +169,7 @@ impl Twin {
     }
 
     fn graph(&self, id: GraphId) -> Result<&Graph, Error> {
-        let missing = || Error::Misuse(format!("graph {} was never compiled", id.0));
-        self.graphs.get(id.0 as usize).ok_or_else(missing)
+        Ok(&self.graphs[id.index(self.graphs.len())?])
     }
 }
 
