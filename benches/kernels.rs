@@ -1,4 +1,5 @@
-//! The cases of `aprbench kernels` under criterion: `cargo bench --bench kernels -- q4_k`.
+//! The cases of `aprbench kernels` under criterion: `cargo bench --bench kernels -- q4_k`. And what a pass pays beside
+//! its kernels: `cargo bench --bench kernels -- pool`.
 //!
 //! Inputs rotate over layers that together are larger than any cache, and each case is held against the twin before it is
 //! timed. `APRGPU_BENCH_BACKEND` names the backend (auto), `APRGPU_BENCH_ROWS` the rows (1).
@@ -6,6 +7,7 @@
 #![allow(missing_docs, reason = "criterion's macros write functions without")]
 #![allow(clippy::panic, reason = "a benchmark that cannot be set up has nothing to say")]
 
+use aprgpu::backend::cpu::pool::Pool;
 use aprgpu::bench::kernels::{Bench, Options, shapes, types};
 use aprgpu::engine::BackendChoice;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -47,5 +49,19 @@ fn kernels(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernels);
+/// Waking the threads for a pass, and their barriers.
+fn pool(criterion: &mut Criterion) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut group = criterion.benchmark_group("pool");
+    for threads in (0..).map(|power| 1 << power).take_while(|&threads| threads <= all) {
+        let pool = Pool::new(threads).unwrap_or_else(|error| panic!("{error}"));
+        group.bench_function(format!("run/{threads}"), |bencher| bencher.iter(|| pool.run(|_, _| ())));
+        group.bench_function(format!("100 barriers/{threads}"), |bencher| {
+            bencher.iter(|| pool.run(|_, barrier| (0..100).for_each(|_| barrier.wait())));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, kernels, pool);
 criterion_main!(benches);

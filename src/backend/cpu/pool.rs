@@ -488,27 +488,6 @@ mod tests {
         }
     }
 
-    /// What a run and a barrier cost: `cargo test --release --lib -- --ignored --nocapture pool`
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost() {
-        for threads in [1, 2] {
-            let pool = Pool::new(threads).unwrap();
-            let (mut run, mut barrier) = (f64::MAX, f64::MAX);
-            for _ in 0..200 {
-                let start = std::time::Instant::now();
-                for _ in 0..20 {
-                    pool.run(|_, _| ()).unwrap();
-                }
-                run = run.min(start.elapsed().as_secs_f64() / 20.0);
-                let start = std::time::Instant::now();
-                pool.run(|_, barrier| (0..100).for_each(|_| barrier.wait())).unwrap();
-                barrier = barrier.min(start.elapsed().as_secs_f64() / 100.0);
-            }
-            println!("{threads} threads: run {:.0} ns, barrier {:.0} ns", run * 1e9, barrier * 1e9);
-        }
-    }
-
     #[test]
     fn ranges_are_cut_off_at_the_end() {
         let mut buffer = SharedBuffer::<f32>::new(5).unwrap();
