@@ -8,7 +8,7 @@ mod model_files;
 use aprgpu::format::Map;
 use aprgpu::format::apr::Apr;
 use aprgpu::format::gguf::Gguf;
-use aprgpu::format::{lattice, safetensors};
+use aprgpu::format::{imatrix, lattice, safetensors};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -79,6 +79,7 @@ fn read(kind: &str, bytes: &[u8]) -> bool {
             touch(apr.tensors());
         }),
         "lattice" => lattice::read(&map, "t").map(|tensor| touch(&[tensor])),
+        "imatrix" => imatrix::read(&map).map(|_| ()),
         _ => safetensors::read(&map).map(|tensors| touch(&tensors)),
     };
     let ok = result.is_ok();
@@ -112,6 +113,10 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
         ("apr", converted()),
         ("safetensors", model_files::small_safetensors()),
         ("lattice", std::fs::read("tests/golden/files/lattice/asymmetric-tail.q4").unwrap()),
+        (
+            "imatrix",
+            model_files::imatrix(&[("blk.0.attn_q.weight", 8, &[1.5; 32]), ("output.weight", 0, &[0.5])]),
+        ),
     ]
 }
 
@@ -194,7 +199,7 @@ proptest! {
 
     #[test]
     fn damaged_bytes_are_a_file_or_an_error(
-        which in 0_usize..5,
+        which in 0_usize..6,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {

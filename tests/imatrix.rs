@@ -1,8 +1,10 @@
-//! Importance matrices in llama.cpp's GGUF files: read, applied as `llama-quantize` applies them, refused where they do not
+//! Importance matrices in llama.cpp's files, GGUF and older: read, applied as `llama-quantize` applies them, refused where they do not
 //! fit. `golden/files/imatrix.json` holds what llama.cpp made of tiny-coder with the same matrix.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+#[path = "model_files/imatrix.rs"]
+mod old_file;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -14,6 +16,9 @@ use aprgpu::model::Source;
 use aprgpu::quant::TensorType;
 use std::path::{Path, PathBuf};
 use support::{read_json, repository};
+
+/// The weight that the matrix says nothing of, besides the embedding.
+const LEFT_OUT: &str = "blk.5.ffn_up.weight";
 
 /// Name, columns, tokens seen, of each matrix.
 type Entry = (String, usize, f32);
@@ -43,7 +48,7 @@ fn write_matrix(path: &Path, entries: &[Entry], change: impl Fn(&str, &mut Vec<f
     .collect();
     let mut tensors = Vec::new();
     for (k, (name, columns, seen)) in entries.iter().enumerate() {
-        if name == "blk.5.ffn_up.weight" {
+        if name == LEFT_OUT {
             continue;
         }
         tensors.push((format!("{name}.in_sum2"), (0..*columns).map(|i| sum(k, i)).collect::<Vec<_>>()));
@@ -62,6 +67,20 @@ fn write_matrix(path: &Path, entries: &[Entry], change: impl Fn(&str, &mut Vec<f
     std::fs::write(path, writer.finish(None).unwrap()).unwrap();
 }
 
+/// The same in the format of before mid 2025: means times calls, and the mean itself where there were no calls.
+fn write_old_matrix(path: &Path, entries: &[Entry]) {
+    let mut columns = Vec::new();
+    for (k, (name, width, seen)) in entries.iter().enumerate().filter(|(_, (name, ..))| name != LEFT_OUT) {
+        let values: Vec<f32> = match *seen > 0.0 {
+            true => (0..*width).map(|i| sum(k, i) / seen * 8.0).collect(),
+            false => vec![1.0; *width],
+        };
+        columns.push((name.as_str(), if *seen > 0.0 { 8 } else { 0 }, values));
+    }
+    let entries: Vec<_> = columns.iter().map(|(name, calls, values)| (*name, *calls, &values[..])).collect();
+    std::fs::write(path, old_file::imatrix(&entries)).unwrap();
+}
+
 /// tiny-coder as GGUF.
 fn model(folder: &Path) -> PathBuf {
     let path = folder.join("model.gguf");
@@ -74,13 +93,15 @@ fn model(folder: &Path) -> PathBuf {
 fn every_mix_has_llama_cpps_types_and_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let input = model(folder.path());
-    let matrix = folder.path().join("matrix.gguf");
-    write_matrix(&matrix, &entries(&Gguf::open(&input).unwrap()), |_, _| {});
-    let importance = Importance::open(&matrix).unwrap();
+    let [new, old] = ["matrix.gguf", "matrix.dat"].map(|name| folder.path().join(name));
+    let entries = entries(&Gguf::open(&input).unwrap());
+    write_matrix(&new, &entries, |_, _| {});
+    write_old_matrix(&old, &entries);
     let golden = read_json(&repository("tests/golden/files/imatrix.json"));
     let golden = golden.as_object().unwrap();
     assert_eq!(golden.len(), 10);
-    for (mix, expected) in golden {
+    for ((mix, expected), matrix) in golden.iter().flat_map(|golden| [(golden, &new), (golden, &old)]) {
+        let importance = Importance::open(matrix).unwrap();
         let recipe = Recipe {
             mix: MixOptions::new(Mix::from_name(mix).unwrap()),
             importance: Some(importance.clone()),
@@ -105,7 +126,7 @@ fn every_mix_has_llama_cpps_types_and_bytes() {
         // The embedding and one weight, which the matrix leaves out; tensors that have the mix's type already are copied.
         let told = report.notes.iter().any(|note| note.contains("says nothing of"));
         assert_eq!(told, !mix.starts_with("Q4_K"), "{mix}: {:?}", report.notes);
-        assert_eq!(written.string("quantize.imatrix.file").unwrap(), Some("matrix.gguf"));
+        assert_eq!(written.string("quantize.imatrix.file").unwrap(), matrix.file_name().unwrap().to_str());
         assert_eq!(written.string("quantize.imatrix.dataset").unwrap(), Some("calibration.txt"));
         assert_eq!(written.u32("quantize.imatrix.entries_count").unwrap(), Some(importance.len() as u32));
         assert_eq!(written.u32("quantize.imatrix.chunks_count").unwrap(), Some(5));
@@ -156,8 +177,46 @@ fn a_matrix_that_does_not_fit_or_is_damaged_is_refused_by_name() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("blk.0.ffn_down.weight") && error.contains("another model"), "{error}");
     assert!(!output.exists());
-    // A model is no matrix, and the old format is named.
+    // A model is no matrix, nor is a text.
     assert!(Importance::open(&input).unwrap_err().to_string().contains("imatrix"));
-    std::fs::write(&path, b"\x05\0\0\0 an old file").unwrap();
-    assert!(Importance::open(&path).unwrap_err().to_string().contains(".dat"));
+    std::fs::write(&path, "a text of some length").unwrap();
+    assert!(Importance::open(&path).unwrap_err().to_string().contains("GGUF or .dat"));
+}
+
+#[test]
+fn an_old_matrix_that_is_cut_off_or_damaged_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("matrix.dat");
+    let open = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Importance::open(&path).map(|matrix| matrix.len()).map_err(|error| error.to_string())
+    };
+    let file = old_file::imatrix(&[("blk.0.attn_q.weight", 2, &[1.0, 3.0]), ("output.weight", 1, &[0.5])]);
+    assert_eq!(open(&file), Ok(2));
+    // The oldest files end with the last entry.
+    let entries_end = file.len() - 4 - 4 - "calibration.txt".len();
+    for length in 0..file.len() {
+        assert_eq!(open(&file[..length]).is_ok(), length == entries_end, "{length} of {} bytes", file.len());
+    }
+    let refused = |at: usize, value: i32, expected: &str| {
+        let mut damaged = file.clone();
+        damaged[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let error = open(&damaged).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    };
+    let calls = 8 + "blk.0.attn_q.weight".len();
+    for (at, what) in [(0, "entries"), (4, "bytes of a name"), (calls, "calls"), (calls + 4, "values")] {
+        refused(at, -1, &format!("at byte {at}: expected a number of {what}, found -1"));
+    }
+    for (at, what) in [(0, "entries"), (4, "bytes of a name"), (calls + 4, "values")] {
+        refused(at, 0, &format!("at byte {at}: expected {what}, found a count of 0"));
+        refused(at, i32::MAX, &format!("at byte {at}: found a count of {} {what}", i32::MAX));
+    }
+    refused(8, -1, "expected a name in UTF-8");
+    refused(calls + 8, f32::NAN.to_bits() as i32, "blk.0.attn_q.weight: expected finite numbers");
+    refused(calls + 8, (-1.0_f32).to_bits() as i32, "blk.0.attn_q.weight: expected finite numbers");
+    let error = open(&[&file[..], &[0]].concat()).unwrap_err();
+    assert!(error.contains("expected the end of the file, found 1 bytes more"), "{error}");
+    let error = open(&old_file::imatrix(&[("a", 1, &[1.0]), ("a", 1, &[1.0])])).unwrap_err();
+    assert!(error.contains("a: is in the file twice"), "{error}");
 }

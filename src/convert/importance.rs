@@ -2,10 +2,11 @@
 //!
 //! The GGUF files of llama.cpp hold for each weight `NAME` two F32 tensors: `NAME.in_sum2`, the sums of the squared
 //! activations of its columns, and `NAME.counts`, over how many tokens. Their quotient is the importance; a column that
-//! was never seen counts 1.
+//! was never seen counts 1. The files of before mid 2025 (`format/imatrix.rs`) hold quotients, times a number of calls.
 
 use crate::format::gguf::{Gguf, Strings, Value};
-use crate::format::{Error, Tensor};
+use crate::format::imatrix::{self, ImatrixEntry};
+use crate::format::{Error, Map, Tensor};
 use crate::quant::{TensorType, decode_row};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,19 +25,48 @@ pub struct Importance {
 }
 
 impl Importance {
-    /// Reads a GGUF file of `llama-imatrix`.
+    /// Reads a file of `llama-imatrix`: GGUF, or the format of before mid 2025.
     ///
     /// # Errors
-    /// It is no such file, sums and counts do not go together, or a number is negative or not finite.
+    /// It is no such file, a weight is in it twice, sums and counts do not go together, or a number is negative or not
+    /// finite.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let gguf = Gguf::open(path).map_err(|error| match error {
-            Error::Bytes { path, offset: 0, what } => {
-                let what =
-                    format!("{what}; importance matrices in llama.cpp's older .dat format are not read");
-                Error::Bytes { path, offset: 0, what }
+        let map = Map::open(path)?;
+        if map.bytes().starts_with(b"GGUF") {
+            Self::from_gguf(&Gguf::from_map(map)?)
+        } else {
+            Self::from_dat(&map)
+        }
+    }
+
+    fn from_dat(map: &Map) -> Result<Self, Error> {
+        let error =
+            |key: &str, what: String| Error::Key { path: map.path().to_owned(), key: key.to_owned(), what };
+        let matrix = imatrix::read(map).map_err(|error| match error {
+            Error::Bytes { path, offset, what } => {
+                let what = format!("{what}; expected an importance matrix of llama-imatrix, GGUF or .dat");
+                Error::Bytes { path, offset, what }
             }
             other => other,
         })?;
+        let mut columns = BTreeMap::new();
+        for ImatrixEntry { name, calls, mut values } in matrix.entries {
+            if calls > 0 {
+                values.iter_mut().for_each(|value| *value /= calls as f32);
+            }
+            let values = checked(values).map_err(|what| error(&name, what))?;
+            if columns.insert(name.clone(), values).is_some() {
+                return Err(error(&name, "is in the file twice".to_owned()));
+            }
+        }
+        let (chunks, text) = matrix.origin.unzip();
+        let datasets = text.filter(|text| !text.is_empty()).map(|text| [text].into_iter().collect());
+        let chunks = chunks.filter(|&chunks| chunks > 0);
+        Ok(Self { path: map.path().to_owned(), columns, datasets, chunks })
+    }
+
+    fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let path = gguf.path();
         let error = |key: &str, what: String| Error::Key { path: path.to_owned(), key: key.to_owned(), what };
         if gguf.string("general.type")? != Some("imatrix") {
             let found = gguf.string("general.type")?.unwrap_or("nothing");
@@ -65,11 +95,8 @@ impl Importance {
                     _ => 1.0,
                 })
                 .collect();
-            if let Some(bad) = importance.iter().find(|value| !value.is_finite() || **value < 0.0) {
-                let what = format!("expected finite numbers of at least 0, found {bad}");
-                return Err(error(&tensor.name, what));
-            }
-            columns.insert(name.to_owned(), importance.into());
+            let importance = checked(importance).map_err(|what| error(&tensor.name, what))?;
+            columns.insert(name.to_owned(), importance);
         }
         if columns.is_empty() {
             return Err(error("tensors", format!("expected tensors named *{SUMS}, found none")));
@@ -125,6 +152,14 @@ impl Importance {
     }
 }
 
+/// Numbers that are an importance, or why they are not.
+fn checked(importance: Vec<f32>) -> Result<Arc<[f32]>, String> {
+    match importance.iter().find(|value| !value.is_finite() || **value < 0.0) {
+        Some(bad) => Err(format!("expected finite numbers of at least 0, found {bad}")),
+        None => Ok(importance.into()),
+    }
+}
+
 fn values(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let error =
         |what: String| Error::Key { path: tensor.map.path().to_owned(), key: tensor.name.clone(), what };
@@ -134,4 +169,25 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let mut values = vec![0.0; tensor.len()];
     decode_row(TensorType::F32, tensor.bytes(), &mut values).map_err(|cause| error(cause.to_string()))?;
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_file_holds_importance_times_calls() {
+        let mut bytes = 2_i32.to_le_bytes().to_vec();
+        for (name, calls, values) in [(b"a", 3_i32, [6.0_f32, 1.5]), (b"b", 0, [6.0, 1.5])] {
+            bytes.extend(1_i32.to_le_bytes());
+            bytes.extend(name);
+            bytes.extend([calls, 2].map(i32::to_le_bytes).concat());
+            bytes.extend(values.map(f32::to_le_bytes).concat());
+        }
+        let matrix = Importance::from_dat(&Map::from_bytes(Path::new("imatrix.dat"), bytes)).unwrap();
+        assert_eq!(matrix.of("a", Some(2)).unwrap().unwrap()[..], [2.0, 0.5]);
+        assert_eq!(matrix.of("b", Some(2)).unwrap().unwrap()[..], [6.0, 1.5]);
+        let keys: Vec<String> = matrix.metadata().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["quantize.imatrix.file", "quantize.imatrix.entries_count"]);
+    }
 }

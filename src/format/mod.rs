@@ -1,9 +1,10 @@
-//! Model files as bytes: GGUF, APR and safetensors, read through a memory map with bounds-checked views, and written
+//! Model files and what goes with them as bytes: GGUF, APR and safetensors, read through a memory map with bounds-checked views, and written
 //! so that an interrupted run leaves nothing half done. Knows nothing of models: names and keys are only strings here.
 
 pub mod apr;
 pub mod gguf;
 pub mod huggingface;
+pub mod imatrix;
 pub mod lattice;
 pub mod safetensors;
 pub mod write;

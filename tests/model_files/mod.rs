@@ -7,6 +7,9 @@ use aprgpu::format::{Map, TensorSpec};
 use aprgpu::quant::TensorType;
 use std::path::{Path, PathBuf};
 
+mod imatrix;
+pub(crate) use imatrix::imatrix;
+
 #[path = "../support/fixtures.rs"]
 mod lookup;
 pub(crate) use lookup::fixtures;

@@ -17,7 +17,7 @@ pub(crate) struct QuantizeArgs {
     /// The mix: q4_0, q4_k_s, q4_k_m, q4_1, q5_0, q5_k_s, q5_k_m, q5_1, q6_k, q8_0, f16, bf16, f32
     #[arg(long, value_parser = mix)]
     pub(crate) to: Mix,
-    /// An importance matrix: a GGUF file of llama-imatrix
+    /// An importance matrix of llama-imatrix: GGUF, or an older .dat
     #[arg(long)]
     pub(crate) imatrix: Option<PathBuf>,
     /// Give all weights the mix's own type, as far as rows allow
