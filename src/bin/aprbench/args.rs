@@ -356,10 +356,10 @@ pub(crate) struct RecordArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) pairs: u16,
     /// Tokens of the prompt
-    #[arg(long, short = 'p', default_value_t = 128)]
+    #[arg(long, short = 'p', default_value_t = 256)]
     pub(crate) prompt: u32,
     /// Tokens to generate
-    #[arg(long, short = 'n', default_value_t = 32)]
+    #[arg(long, short = 'n', default_value_t = 64)]
     pub(crate) n: u32,
     /// Shrink the presets: to test the tool itself
     #[arg(long, hide = true)]

@@ -36,6 +36,16 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a model in another format: GGUF, APR or a Hugging Face folder
     Convert(ConvertArgs),
+    /// Make a model smaller, with the tensor types that llama.cpp would choose
+    Quantize(QuantizeArgs),
+    /// Check a model file by rules, each with a name: will it load, here and in llama.cpp?
+    Validate(ValidateArgs),
+    /// Check a model file and run it: is it ready to be published?
+    Preflight(PreflightArgs),
+    /// Add a tokenizer, chat template, licence or any key to a file
+    Stamp(StampArgs),
+    /// Compare two models: metadata, tensors, types, values
+    Diff(DiffArgs),
     /// Turn text into token ids, or ids into text
     Tokenize(TokenizeArgs),
     /// Print a chat as the model's template renders it
@@ -59,16 +69,6 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Make a model smaller, with the tensor types that llama.cpp would choose
-    Quantize(QuantizeArgs),
-    /// Check a model file by rules, each with a name: will it load, here and in llama.cpp?
-    Validate(ValidateArgs),
-    /// Check a model file and run it: is it ready to be published?
-    Preflight(PreflightArgs),
-    /// Add a tokenizer, chat template, licence or any key to a file
-    Stamp(StampArgs),
-    /// Compare two models: metadata, tensors, types, values
-    Diff(DiffArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -79,10 +79,10 @@ pub(crate) enum BackendName {
     Cpu,
     /// The scalar specification that every other backend is held to: slow
     Twin,
-    /// An NVIDIA GPU through its driver; see --device
+    /// An NVIDIA GPU through its driver; see --adapter
     #[cfg(feature = "cuda")]
     Cuda,
-    /// A GPU through Vulkan, Metal or DX12; see --device
+    /// A GPU through Vulkan, Metal or DX12; see --adapter
     #[cfg(feature = "wgpu")]
     Wgpu,
 }
