@@ -6,7 +6,7 @@
 mod support;
 
 use aprgpu::backend::Backend;
-use aprgpu::plan::Row;
+use aprgpu::plan::{Plan, Row};
 use support::cuda;
 use support::on_gpu::OnGpu;
 use support::whole_model::{self, CONTEXT, DEFAULT, LIKE_LLAMA, VERIFY, tiny_coder};
@@ -51,6 +51,42 @@ fn queued_passes_single_passes_and_steps_give_the_same_tokens() {
 fn chunks_and_batches_give_the_same_bits() {
     let Some(gpu) = cuda::shared() else { return };
     whole_model::chunks_and_batches_give_the_same_bits(&|file, numerics| OnGpu::new(&gpu, file, numerics));
+}
+
+/// Rows of one sequence share what is read of its keys and values, if there are enough; in a run over rows of two, each row reads
+/// for itself. A row has the same bits either way.
+#[test]
+fn rows_of_one_sequence_go_together() {
+    let Some(gpu) = cuda::shared() else { return };
+    let (file, prompts) = tiny_coder();
+    let mut model = OnGpu::with_slots(&gpu, &file, DEFAULT, 2);
+    let graph = model.backend.compile(&model.plan(64, 2, false)).unwrap();
+    assert!(model.backend.set_profiling(true));
+    let row = |slot: u32, position: u32| {
+        let tokens = &prompts[slot as usize].tokens;
+        let token = tokens[position as usize % tokens.len()];
+        Row { token, slot, position, logits: position == 63 }
+    };
+    let mut run = |rows: Vec<Row>| {
+        model.backend.run(graph, &rows).unwrap();
+        let times = model.backend.kernel_times().unwrap();
+        let runs_of = |name: &str| times.iter().any(|time| time.kernel.starts_with(name));
+        let logits = rows.iter().any(|row| row.logits).then(|| model.backend.buffer(graph, Plan::LOGITS));
+        (logits.map_or(Vec::new(), Result::unwrap), [runs_of("attention_tile"), runs_of("attention GROUP")])
+    };
+    let mut expected = Vec::new();
+    for slot in [0, 1] {
+        let (logits, kernels) = run((0..64).map(|position| row(slot, position)).collect());
+        expected.extend(logits);
+        // Two groups of heads by eight tiles are one block for each of the simulator's multiprocessors.
+        assert!(!gpu.summary().simulated || kernels == [true, false], "{kernels:?}");
+    }
+    for first in [0, 32] {
+        let rows = (first..first + 32).flat_map(|position| [row(0, position), row(1, position)]);
+        let (logits, kernels) = run(rows.collect());
+        assert_eq!(kernels, [false, true]);
+        assert!(first == 0 || logits == expected);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use aprgpu::backend::cuda::sources::{self, Target};
 use aprgpu::compare::Random;
 use aprgpu::plan::OpKind;
 use aprgpu::quant::{self, PANEL_ROWS, Q8KRow, Q8Row, RowPanels, TensorType, encode_row};
-use ptxsim::{Arg, Kernel, Memory, Module, Options};
+use ptxsim::{Arg, Kernel, Memory, Module, Options, Report};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -291,7 +291,38 @@ impl Bench {
         params: &Params,
         seed: u64,
     ) {
-        let kernel = kernel(key, target);
+        let options = Options { seed, dependent: target == Target::Sm90, ..Options::strict() };
+        self.launch_with(&kernel(key, target), key, target, (grid, block), params, &options);
+    }
+
+    /// Bytes of global memory that a launch asks for with the instructions whose text holds one of `instructions`, in whole sectors.
+    pub fn bytes_asked_for(
+        &self,
+        key: &str,
+        launch: ([u32; 3], Geometry),
+        params: &Params,
+        instructions: &[&str],
+    ) -> u64 {
+        // Without directives the profile's lines are the text's.
+        let text = sources::source(key, Target::Sm80).unwrap();
+        let module = Module::parse(&text).unwrap();
+        let kernel = module.kernel(&sources::entry_name(key, Target::Sm80)).unwrap();
+        let options = Options { profile: true, ..Options::default() };
+        let report = self.launch_with(kernel, key, Target::Sm80, launch, params, &options);
+        let lines: Vec<&str> = text.lines().collect();
+        let counts = |line: u32| instructions.iter().any(|wanted| lines[line as usize - 1].contains(wanted));
+        report.lines.iter().filter(|(line, _)| counts(**line)).map(|(_, found)| 32 * found.sectors).sum()
+    }
+
+    fn launch_with(
+        &self,
+        kernel: &Kernel,
+        key: &str,
+        target: Target,
+        (grid, block): ([u32; 3], Geometry),
+        params: &Params,
+        options: &Options,
+    ) -> Report {
         let names = buffer_names(key, target);
         let mut args: Vec<Arg> = names
             .iter()
@@ -299,13 +330,9 @@ impl Bench {
             .collect();
         args.push(Arg::Bytes(params.bytes()));
         let packed = kernel.pack(&args).unwrap();
-        let options = Options { seed, dependent: target == Target::Sm90, ..Options::strict() };
         let shared = block.shared_bytes as usize;
-        if let Err(fault) =
-            ptxsim::launch(&kernel, &self.memory, grid, [block.threads, 1, 1], shared, &packed, &options)
-        {
-            panic!("{key}: {fault}");
-        }
+        ptxsim::launch(kernel, &self.memory, grid, [block.threads, 1, 1], shared, &packed, options)
+            .unwrap_or_else(|fault| panic!("{key}: {fault}"))
     }
 }
 

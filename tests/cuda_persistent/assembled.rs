@@ -1,9 +1,9 @@
 //! What NVIDIA's assembler makes of whole passes: every architecture takes them, with no spills and no more registers than
 //! let a block of 512 threads onto a multiprocessor. `PTXAS=/path/to/ptxas` or `PTXAS=fetch` checks; with
-//! `APRGPU_FULL=1` all weight types, forms and numbers of rows on one architecture as well.
+//! `APRGPU_FULL=1` all weight types, forms and numbers of rows on three architectures as well.
 //!
-//! Eight heads in a group are the most that attention takes at a time, and the most registers. With those, several rows
-//! are checked only up to sm_89, the chips that this kernel is for: above, a few bytes are spilled.
+//! Eight heads in a group are the most that attention takes at a time, and the most registers: all passes here have them.
+//! Those of usual models are in `kernels/registers.md`.
 
 use aprgpu::backend::cuda::sources::{self, Target};
 use std::path::Path;
@@ -12,9 +12,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const ARCHITECTURES: [u32; 7] = [80, 86, 89, 90, 100, 120, 121];
-/// Those without programmatic dependent launch.
-const WITHOUT_DEPENDENT_LAUNCH: [u32; 3] = [80, 86, 89];
-
 /// A pass over a model whose products take these types and this form.
 fn pass(types: [&str; 2], x: &str, rows: u32) -> (String, String) {
     let [a, b] = types;
@@ -65,16 +62,11 @@ fn fault(ptxas: &Path, architecture: u32, (name, key): &(String, String), number
 fn every_architecture_takes_a_pass_without_spills() {
     let Some(ptxas) = crate::support::ptxas::asked_for() else { return };
     let mut jobs = Vec::new();
-    let usual = sources::usual_decodes()
-        .into_iter()
-        .filter(|(name, _)| ["_m1", "_m2", "_m8"].iter().any(|rows| name.ends_with(rows)));
-    let one_row = ["q8", "f32", "q8_k"].map(|x| pass(["q4_k", "q6_k"], x, 1));
-    for pass in usual.chain(one_row) {
-        jobs.extend(ARCHITECTURES.map(|architecture| (architecture, pass.clone())));
-    }
-    for rows in [2, 8] {
-        let pass = pass(["q4_k", "q6_k"], "q8", rows);
-        jobs.extend(WITHOUT_DEPENDENT_LAUNCH.map(|architecture| (architecture, pass.clone())));
+    for x in ["q8", "f32", "q8_k"] {
+        for rows in [1, 2, 8] {
+            let pass = pass(["q4_k", "q6_k"], x, rows);
+            jobs.extend(ARCHITECTURES.map(|architecture| (architecture, pass.clone())));
+        }
     }
     if std::env::var_os("APRGPU_FULL").is_some() {
         for a in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "f16", "bf16", "f32"] {
@@ -83,8 +75,11 @@ fn every_architecture_takes_a_pass_without_spills() {
                 "q4_k" | "q5_k" | "q6_k" => &["q8", "q8_k", "f32"],
                 _ => &["q8", "f32"],
             };
-            let of_rows = |rows| forms.iter().map(move |x| (89, pass([a, a], x, rows)));
-            jobs.extend((1..=8).flat_map(of_rows));
+            for (architecture, rows) in
+                [89, 90, 120].into_iter().flat_map(|a| (1..=8).map(move |rows| (a, rows)))
+            {
+                jobs.extend(forms.iter().map(|x| (architecture, pass([a, a], x, rows))));
+            }
         }
     }
     let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));

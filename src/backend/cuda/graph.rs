@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `embed` | one |
 //! | `qkv_rope` | one (one per type where the three matrices do not go together), and `head_norm` where heads have norms |
-//! | `attention` | two: parts of 256 positions, then their join |
+//! | `attention` | two: parts of 256 positions (of a row, or of several rows of a sequence: `attention.rs`), then their join |
 //! | `attn_out`, `gate_up`, `down`, `head` | one |
 //! | `sample` | one |
 //!
@@ -15,6 +15,7 @@
 //! `quantize` also runs before a step that is run by itself.
 
 use super::Cache;
+use super::attention::{Heads, Tile};
 use super::budget::{self, GraphSizes};
 use super::device::Gpu;
 use super::driver::{DeviceMemory, Pinned};
@@ -41,8 +42,6 @@ use std::sync::Arc;
 const COLUMNS_PER_BLOCK: usize = 256;
 /// Threads of `sample`.
 const SAMPLE_THREADS: u32 = 1024;
-/// Floats of shared memory that `attention` keeps queries in.
-const QUERY_FLOATS: usize = 1024;
 
 /// The buffers of a graph that the host touches.
 pub(super) struct GraphBuffers {
@@ -446,17 +445,12 @@ impl<'a> Builder<'a> {
         let form = written.unwrap_or(Form::Q8);
         let records = self.records(Plan::ATTENTION, form)?;
         let width = self.width(Plan::ATTENTION);
-        let shape = &self.plan.shape;
-        // Up to eight heads of a group at a time, as many as shared memory has room for.
-        let group = shape.num_heads / shape.num_kv_heads.max(1);
-        let most = (QUERY_FLOATS / shape.head_dim.max(1)).clamp(1, 8);
-        let passes = group.div_ceil(most).max(1);
-        let at_a_time = group.div_ceil(passes).max(1);
-        let heads = (shape.num_kv_heads * passes) as u32;
+        let heads = Heads::new(self.gpu, self.plan);
         let rows = self.sizes.attention_rows;
         for first in (0..self.plan.rows).step_by(rows) {
             let mut params = self.params(width);
             params.first_row = first as u32;
+            params.rows = (first + rows) as u32;
             if written.is_some() {
                 params.flags |= FLAG_RECORDS;
             }
@@ -467,9 +461,16 @@ impl<'a> Builder<'a> {
                 ("state", Arc::clone(&self.buffers.state)),
                 ("partial", Arc::clone(&self.partial)),
             ];
-            let (first, most) = (first as u32, rows as u32);
-            let key = format!("attention GROUP={at_a_time} KV={}", self.kv());
-            self.push(step, key, params, buffers, Grid::Splits { heads, first, most });
+            let (first, most, blocks) = (first as u32, rows as u32, heads.blocks);
+            let mut grid = Grid::Splits { heads: blocks, first, most };
+            if let Some(Tile { key, rows, shared_bytes, fill }) = &heads.tile {
+                let (tile, fill, shared_bytes) = (*rows, *fill, *shared_bytes);
+                let of = |tiles| Grid::SplitsOr { heads: blocks, first, most, tile, fill, tiles };
+                let draft = self.draft(step, key.clone(), params, buffers.clone(), of(true));
+                self.drafts.push(Draft { shared_bytes, ..draft });
+                grid = of(false);
+            }
+            self.push(step, heads.key.clone(), params, buffers, grid);
             let buffers = vec![
                 ("partial", Arc::clone(&self.partial)),
                 ("state", Arc::clone(&self.buffers.state)),

@@ -117,10 +117,19 @@ mod tests {
 
     #[test]
     fn grids_skip_what_is_empty_and_buckets_grow_by_twos() {
-        let extent = Extent { rows: 40, asked: 1, splits: 3 };
+        let extent = Extent { rows: 40, asked: 1, splits: 3, one_sequence: true };
         assert_eq!(Grid::Panels(70_000).size(extent), Some([70_000, 1, 1]));
         assert_eq!(Grid::PanelsByRowTiles(3).size(extent), Some([3, 2, 1]));
         assert_eq!(Grid::Splits { heads: 2, first: 32, most: 32 }.size(extent), Some([3, 2, 8]));
+        let both = |extent, fill| {
+            [false, true].map(|tiles| {
+                let (heads, first, most, tile) = (2, 32, 32, 3);
+                Grid::SplitsOr { heads, first, most, tile, fill, tiles }.size(extent)
+            })
+        };
+        assert_eq!(both(extent, 18), [None, Some([3, 2, 3])]);
+        assert_eq!(both(extent, 19), [Some([3, 2, 8]), None]);
+        assert_eq!(both(Extent { one_sequence: false, ..extent }, 1), [Some([3, 2, 8]), None]);
         assert_eq!(Grid::ByRows { x: 3, first: 64, most: 32 }.size(extent), None);
         assert_eq!(extent.bucket(16).splits, 4);
         assert_eq!(extent.bucket(3).splits, 3);

@@ -9,6 +9,7 @@
 //!
 //! `driver/` is the only place that calls the driver. Layouts are those of the wgpu backend (`backend/gpu/`).
 
+mod attention;
 mod body;
 mod budget;
 mod device;
@@ -37,6 +38,7 @@ use super::{Backend, Counters, Error, GraphId, KernelTime, KeysAndValues, Sampli
 use crate::plan::{BufferId, KvLayout, Op, Plan, RopeTable, Row, Shape, WeightSource};
 use driver::DeviceMemory;
 use graph::Compiled;
+use launch::Launch;
 use persistent::Persistent;
 use profile::Profile;
 use replay::Replays;
@@ -202,10 +204,13 @@ impl CudaBackend {
         self.weights.bytes + self.cache.bytes() + graphs
     }
 
-    /// Launches of one captured pass over the whole plan.
+    /// Launches of one captured pass over the whole plan, all its rows being of one sequence.
     pub fn launches(&self, graph: GraphId) -> usize {
-        let Some(Graph { compiled, .. }) = self.graphs.get(graph.0 as usize) else { return 0 };
-        let listed = compiled.launches.iter().filter(|launch| launch.runs(0)).count();
+        let Some(Graph { compiled, plan, .. }) = self.graphs.get(graph.0 as usize) else { return 0 };
+        let (rows, asked) = (plan.rows as u32, plan.logit_rows as u32);
+        let extent = Extent { rows, asked, splits: 1, one_sequence: plan.rows > MAX_M };
+        let present = |launch: &&Launch| launch.runs(0) && launch.grid.size(extent).is_some();
+        let listed = compiled.launches.iter().filter(present).count();
         compiled.persistent.as_ref().map_or(listed, |persistent| listed - persistent.replaces() + 1)
     }
 

@@ -64,6 +64,7 @@ macro_rules! files {
 const FILES: &[(&str, &str)] = files! {
     "attention.ptx"
     "attention_join.ptx"
+    "attention_tile.ptx"
     "attn_out.ptx"
     "decode.ptx"
     "down.ptx"
@@ -77,6 +78,7 @@ const FILES: &[(&str, &str)] = files! {
     "shared/accumulate.ptx"
     "shared/accumulate_k.ptx"
     "shared/add_two.ptx"
+    "shared/add_value.ptx"
     "shared/best_of_warp.ptx"
     "shared/block.ptx"
     "shared/block_k.ptx"
@@ -87,7 +89,9 @@ const FILES: &[(&str, &str)] = files! {
     "shared/extreme.ptx"
     "shared/fence_loads.ptx"
     "shared/gate.ptx"
+    "shared/join_parts.ptx"
     "shared/largest.ptx"
+    "shared/largest_of_warps.ptx"
     "shared/linear.ptx"
     "shared/logit.ptx"
     "shared/matvec.ptx"
@@ -105,6 +109,7 @@ const FILES: &[(&str, &str)] = files! {
     "shared/score.ptx"
     "shared/split.ptx"
     "shared/state.ptx"
+    "shared/sum_of_warps.ptx"
     "shared/super_block.ptx"
     "shared/tile.ptx"
     "shared/tile_mma.ptx"
@@ -188,16 +193,16 @@ pub fn decode_key(functions: &[&str]) -> String {
     DECODE.to_owned() + &functions.join(BETWEEN_FUNCTIONS)
 }
 
-/// Such kernels of a usual model, to be read and assembled: name and key. Decoding 1 to 8 rows of a file of the kind
-/// Q4_K_M, six query heads to a key head.
+/// Such kernels of usual models, to be read and assembled: name and key. Decoding 1 to 8 rows of a file of the kind
+/// Q4_K_M, with six query heads to a key head, then with eight and head norms.
 pub fn usual_decodes() -> Vec<(String, String)> {
-    let of_rows = |rows: u32| {
+    let of = |group: u32, rows: u32| {
         let product = |op: &str, types: &str| format!("{op} A={types} M={rows} X=q8");
-        let functions = [
+        let mut functions = vec![
             "embed A=q6_k".to_owned(),
             product("qkv_rope", "q4_k"),
             product("qkv_rope", "q4_k B=q6_k"),
-            "attention GROUP=6 KV=f16".to_owned(),
+            format!("attention GROUP={group} KV=f16"),
             "attention_join".to_owned(),
             product("attn_out", "q4_k"),
             product("gate_up", "q4_k"),
@@ -205,10 +210,15 @@ pub fn usual_decodes() -> Vec<(String, String)> {
             product("down", "q6_k"),
             product("head", "q6_k"),
         ];
+        let mut name = "decode_q4_k_m".to_owned();
+        if group == 8 {
+            functions.push("head_norm KV=f16".to_owned());
+            name += "_group8";
+        }
         let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
-        (format!("decode_q4_k_m_m{rows}"), decode_key(&functions))
+        (format!("{name}_m{rows}"), decode_key(&functions))
     };
-    (1..=8).map(of_rows).collect()
+    [6, 8].into_iter().flat_map(|group| (1..=8).map(move |rows| of(group, rows))).collect()
 }
 
 /// Shared memory that a kernel's text declares, bytes, as a function of the kernel of a whole pass.
@@ -352,8 +362,9 @@ mod tests {
 
     #[test]
     fn every_decode_kernel_can_be_a_function() {
-        for variant in variants().filter(|variant| variant.define("TILE").is_none() && variant.op != "sample")
-        {
+        let of_prompts =
+            |variant: &Variant| variant.define("TILE").is_some() || variant.op == "attention_tile";
+        for variant in variants().filter(|variant| !of_prompts(variant) && variant.op != "sample") {
             let bytes = function_shared_bytes(&variant.key);
             assert!(bytes.as_ref().is_ok_and(|&bytes| bytes <= 16 << 10), "{bytes:?}");
         }

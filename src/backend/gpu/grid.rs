@@ -1,6 +1,6 @@
 //! How many blocks (workgroups) a kernel of a graph has, and when it takes part.
 
-use super::{SPLIT, TILE};
+use super::{MAX_M, SPLIT, TILE};
 use crate::plan::Row;
 
 /// How many blocks a kernel has, where that depends on the rows of the run.
@@ -23,6 +23,16 @@ pub(in crate::backend) enum Grid {
         first: u32,
         most: u32,
     },
+    /// One of two that do the same: with `tiles`, splits by heads by tiles of `tile` rows, where the rows are of one sequence and
+    /// that makes `fill` blocks or more; else splits by heads by rows, where the other one is not there.
+    SplitsOr {
+        heads: u32,
+        first: u32,
+        most: u32,
+        tile: u32,
+        fill: u32,
+        tiles: bool,
+    },
     /// Rows that ask.
     Asked,
 }
@@ -34,6 +44,8 @@ pub(in crate::backend) struct Extent {
     pub(in crate::backend) asked: u32,
     /// Parts of attention that the largest position has; blocks of parts that a row does not have end at once.
     pub(in crate::backend) splits: u32,
+    /// More rows than a decode batch has, and all of one sequence.
+    pub(in crate::backend) one_sequence: bool,
 }
 
 impl Extent {
@@ -41,7 +53,8 @@ impl Extent {
     pub(in crate::backend) fn new(rows: &[Row], passes: u32) -> Self {
         let position = rows.iter().map(|row| row.position).max().unwrap_or(0).saturating_add(passes);
         let asked = rows.iter().filter(|row| row.logits).count() as u32;
-        Self { rows: rows.len() as u32, asked, splits: position / SPLIT as u32 + 1 }
+        let one_sequence = rows.len() > MAX_M && rows.iter().all(|row| row.slot == rows[0].slot);
+        Self { rows: rows.len() as u32, asked, splits: position / SPLIT as u32 + 1, one_sequence }
     }
 }
 
@@ -56,6 +69,15 @@ impl Grid {
             Self::ByRows { x, first, most } => [x, extent.rows.saturating_sub(first).min(most), 1],
             Self::Splits { heads, first, most } => {
                 [extent.splits, heads, extent.rows.saturating_sub(first).min(most)]
+            }
+            Self::SplitsOr { heads, first, most, tile, fill, tiles } => {
+                let rows = extent.rows.saturating_sub(first).min(most);
+                let in_tiles = [extent.splits, heads, rows.div_ceil(tile)];
+                let together = extent.one_sequence && in_tiles.iter().product::<u32>() >= fill;
+                if together != tiles {
+                    return None;
+                }
+                if tiles { in_tiles } else { [extent.splits, heads, rows] }
             }
             Self::Asked => [extent.asked, 1, 1],
         };

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn grids_fold_past_the_limit_and_skip_what_is_empty() {
-        let extent = Extent { rows: 40, asked: 1, splits: 2 };
+        let extent = Extent { rows: 40, asked: 1, splits: 2, one_sequence: true };
         assert_eq!(workgroups(Grid::Panels(70_000), extent), Some([65_535, 1, 2]));
         assert_eq!(workgroups(Grid::PanelsByRowTiles(3), extent), Some([3, 2, 1]));
         assert_eq!(workgroups(Grid::Splits { heads: 2, first: 32, most: 32 }, extent), Some([2, 2, 8]));
