@@ -4,7 +4,7 @@ use aprgpu::backend::cuda::forms::{self, Geometry, Rows};
 use aprgpu::backend::cuda::sources::{self, Target};
 use aprgpu::compare::Random;
 use aprgpu::plan::OpKind;
-use aprgpu::quant::{self, PANEL_ROWS, Q8KRow, Q8Row, RowPanels, TensorType, encode_row};
+use aprgpu::quant::{self, Cut, PANEL_ROWS, Q8KRow, Q8Row, RowPanels, TensorType, encode_row};
 use ptxsim::{Arg, Kernel, Memory, Module, Options};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -169,9 +169,9 @@ impl Activation {
     /// The product with a row of weights.
     pub fn dot(&self, tensor_type: TensorType, row: &[u8], x: &str) -> f32 {
         match x {
-            "q8" => quant::dot_q8(tensor_type, row, &self.q8),
-            "q8_k" => quant::dot_q8_k(tensor_type, row, self.q8_k.as_ref().unwrap()),
-            _ => quant::dot_f32(tensor_type, row, &self.values),
+            "q8" => quant::dot_q8(tensor_type, row, &self.q8, Cut::WHOLE),
+            "q8_k" => quant::dot_q8_k(tensor_type, row, self.q8_k.as_ref().unwrap(), Cut::WHOLE),
+            _ => quant::dot_f32(tensor_type, row, &self.values, Cut::WHOLE),
         }
     }
 

@@ -1,7 +1,8 @@
 //! A panel times a tile: 16 rows by up to 16 tokens.
 //!
-//! The order of every sum is that of `quant::dot`: one lane per row, one accumulator per lane and token, block after
-//! block. So nothing here depends on the width of the tile.
+//! The order of every sum is that of `quant::dot`: one lane per row, one accumulator per lane and token, block after block;
+//! where a segment ends, it is added to the sums in memory and begins again with 0. So nothing here depends on the width
+//! of the tile.
 //!
 //! The integers of a block of weights (8 x 64 bytes) are unpacked once per tile and stay in registers while the tokens
 //! pass by: per token and block 8 byte dots, a conversion, a multiplication and one or two FMAs for 512 products. With
@@ -20,7 +21,7 @@ use super::isa::{Isa, Task};
 use super::lanes::Lanes;
 use super::panel::{Panels, ROWS, body_start, tail_start};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, TileKind, WORDS};
-use crate::quant::TensorType;
+use crate::quant::{Cut, TensorType};
 
 /// How far ahead of the loads the cache is asked for weights, in bytes. Measured on Zen 5 with matrices in memory, one
 /// thread, Q4_K: 1 KiB 26 GB/s, 2 KiB 33, 4 KiB 35, 8 KiB 41, 16 KiB 40 (and without any 28).
@@ -29,17 +30,73 @@ const PREFETCH: usize = 8192;
 /// Sums of a tile: `[token][row]`.
 pub(super) type Sums = [[f32; ROWS]];
 
+/// How rows are cut into segments, in blocks of 32 columns; made once for many panels, since it takes divisions.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// Blocks of every segment, of a unit, and how many segments have a unit more.
+    each: usize,
+    unit: usize,
+    longer: usize,
+}
+
+impl Ends {
+    /// The cut of rows of `cols` columns.
+    pub(super) fn new(cut: Cut, cols: usize) -> Self {
+        let (each, unit, longer) = cut.blocks(cols);
+        Self { each, unit, longer }
+    }
+}
+
+/// The segment that a sum is in.
+struct Segment {
+    ends: Ends,
+    /// Blocks up to its end.
+    end: usize,
+}
+
+impl Segment {
+    /// The first; empties the sums.
+    #[inline(always)]
+    fn first(ends: Ends, out: &mut Sums) -> Self {
+        out.fill([0.0; ROWS]);
+        let mut segment = Self { ends, end: 0 };
+        segment.next();
+        segment
+    }
+
+    #[inline(always)]
+    fn next(&mut self) {
+        self.end += self.ends.each;
+        if self.ends.longer > 0 {
+            self.end += self.ends.unit;
+            self.ends.longer -= 1;
+        }
+    }
+
+    /// Where `blocks` blocks are all up to the segment's end, it is added to the sums, and the next begins.
+    #[inline(always)]
+    fn after<L: Lanes, const T: usize>(&mut self, l: L, blocks: usize, acc: &mut [L::F; T], out: &mut Sums) {
+        if blocks == self.end {
+            for (acc, out) in acc.iter_mut().zip(out) {
+                l.store(l.add(l.load(out), *acc), out);
+                *acc = l.splat(0.0);
+            }
+            self.next();
+        }
+    }
+}
+
 /// Rows `16 panel ..` of `weights` times a tile of `width` tokens, into `out`, which has `width` entries.
 pub(super) fn dot_panel(
     isa: Isa,
     weights: &Panels,
     panel: usize,
-    kind: TileKind,
-    width: usize,
+    (kind, width): (TileKind, usize),
     x: &[i32],
+    ends: Ends,
     out: &mut Sums,
 ) {
-    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, out };
+    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, ends, out };
     match width {
         1 => dot_width::<1>(isa, weights.tensor_type(), kind, args),
         4 => dot_width::<4>(isa, weights.tensor_type(), kind, args),
@@ -53,6 +110,7 @@ struct Args<'a> {
     cols: usize,
     bytes: &'a [u8],
     x: &'a [i32],
+    ends: Ends,
     out: &'a mut Sums,
 }
 
@@ -101,14 +159,6 @@ fn unit<W: Format>(bytes: &[u8], u: usize) -> (&[u8], &[u8; 32]) {
     let body = bytes.get(start..start + W::BODY).unwrap_or(&[]);
     let tail = if W::TAIL == 0 { &[0; 32] } else { at(bytes, tail_start(u, W::BODY, W::TAIL)) };
     (body, tail)
-}
-
-/// Writes the accumulators.
-#[inline(always)]
-fn finish<L: Lanes, const T: usize>(l: L, acc: [L::F; T], out: &mut Sums) {
-    for (acc, out) in acc.into_iter().zip(out) {
-        l.store(acc, out);
-    }
 }
 
 /// The exact dot of columns `4 from .. 4 to` of a block with one token, the offset taken off; `sum` is the row of words
@@ -171,6 +221,7 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
         let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
+        let mut segment = Segment::first(self.0.ends, self.0.out);
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
             let (body, tail) = unit::<W>(self.0.bytes, u);
             if W::BLOCKS == 1 {
@@ -180,10 +231,12 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
                 Scales::One => {
                     let d = l.load_f16(tail);
                     scaled_block::<L, W, T>(l, &W::integers(l, body, 0), (d, None), &x[0], &mut acc);
+                    segment.after(l, u + 1, &mut acc, self.0.out);
                 }
                 Scales::WithMinimum => {
                     let (d, m) = (l.load_f16(at(body, 0)), l.load_f16(at(body, 32)));
                     scaled_block::<L, W, T>(l, &W::integers(l, body, 0), (d, Some(m)), &x[0], &mut acc);
+                    segment.after(l, u + 1, &mut acc, self.0.out);
                 }
                 Scales::SixBit => {
                     let (d, dmin) = (l.load_f16(at(body, 0)), l.load_f16(at(body, 32)));
@@ -195,6 +248,7 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
                         let minimum = l.mul(dmin, l.to_f(l.widen_u8(&small[8 + s])));
                         let w = W::integers(l, body, s);
                         scaled_block::<L, W, T>(l, &w, (scale, Some(minimum)), &x[s], &mut acc);
+                        segment.after(l, u * W::BLOCKS + s + 1, &mut acc, self.0.out);
                     }
                 }
                 Scales::Halves => {
@@ -205,11 +259,11 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
                         let scales = (l.to_f(l.widen_i8(scales[0])), l.to_f(l.widen_i8(scales[1])));
                         let w = W::integers(l, body, s);
                         halved_block::<L, W, T>(l, &w, (d, scales), &x[s], &mut acc);
+                        segment.after(l, u * W::BLOCKS + s + 1, &mut acc, self.0.out);
                     }
                 }
             }
         }
-        finish(l, acc, self.0.out);
     }
 }
 
@@ -265,6 +319,7 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
         let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
         let mut acc = [l.splat(0.0); T];
+        let mut segment = Segment::first(self.0.ends, self.0.out);
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
             let (body, tail) = unit::<W>(self.0.bytes, u);
             let mut dots = [l.splat_i(0); T];
@@ -305,8 +360,8 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
                     acc[t] = l.fma(l.to_f(sums[t]), l.mul(dmin, x_scale), acc[t]);
                 }
             }
+            segment.after(l, (u + 1) * W::BLOCKS, &mut acc, self.0.out);
         }
-        finish(l, acc, self.0.out);
     }
 }
 
@@ -324,6 +379,7 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
         let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<32>().0;
         let mut acc = [l.splat(0.0); T];
+        let mut segment = Segment::first(self.0.ends, self.0.out);
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
             let (body, tail) = unit::<W>(self.0.bytes, u);
             let small = if W::SCALES == Scales::SixBit { six_bit(l, body) } else { [[0; 16]; 16] };
@@ -368,9 +424,9 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
                 for t in 0..T {
                     acc[t] = l.add(acc[t], partial[t]);
                 }
+                segment.after(l, u * W::BLOCKS + s + 1, &mut acc, self.0.out);
             }
         }
-        finish(l, acc, self.0.out);
     }
 }
 
@@ -422,6 +478,7 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
         }
         let xs = self.0.x.as_chunks::<T>().0;
         let mut acc = [l.splat(0.0); T];
+        let mut segment = Segment::first(self.0.ends, self.0.out);
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
         let blocks = self.0.cols / 32;
         for block in 0..blocks {
@@ -444,6 +501,7 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             for t in 0..T {
                 acc[t] = l.add(acc[t], partial[t]);
             }
+            segment.after(l, block + 1, &mut acc, self.0.out);
         }
         let rest = bytes.chunks_exact(W::BYTES).zip(xs).skip(32 * blocks);
         if !self.0.cols.is_multiple_of(32) {
@@ -457,7 +515,7 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             for t in 0..T {
                 acc[t] = l.add(acc[t], partial[t]);
             }
+            segment.after(l, blocks + 1, &mut acc, self.0.out);
         }
-        finish(l, acc, self.0.out);
     }
 }
