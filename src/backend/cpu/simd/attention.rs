@@ -489,7 +489,7 @@ impl<S: Stored, const Q: usize> PartOf<'_, S, Q> {
         while tile * 16 < end {
             let Some(keys) = keys.get(tile * tile_bytes..(tile + P) * tile_bytes) else { break };
             let mut acc = [[l.splat(0.0); P]; Q];
-            for pair in 0..dim / 2 {
+            for pair in 0..dim.div_ceil(2) {
                 let two = if pair < turned { [pair, pair + turned] } else { [2 * pair, 2 * pair + 1] };
                 for d in two {
                     let Some(query) = interleaved.get(d) else { break };

@@ -49,9 +49,12 @@ pub(super) fn attention(
                 for position in positions.clone() {
                     kv_cache.key(layer, slot, kv_head, position, &mut key);
                     let mut dot = 0.0f32;
-                    for pair in 0..head_dim / 2 {
+                    for pair in 0..head_dim.div_ceil(2) {
                         let (a, b) = dimensions(shape, pair);
-                        dot = query[b].mul_add(key[b], query[a].mul_add(key[a], dot));
+                        dot = query[a].mul_add(key[a], dot);
+                        if b < head_dim {
+                            dot = query[b].mul_add(key[b], dot);
+                        }
                     }
                     scores.push(dot * scale);
                 }
