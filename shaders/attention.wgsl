@@ -1,10 +1,10 @@
 // Attention, first half: one row, one key/value head, up to eight of the query heads that share it, 256 positions. Keys
-// and values are loaded once for all of these heads. Scores: a lane per position. Values: a lane per word, positions cut
-// into parts that are added in order. The result is a softmax before its division: maximum, sum, weighted values.
+// and values are loaded once for all of these heads. Scores: a lane per position. Values: a lane per piece of 16 bytes of
+// every 256 / pieces-th position; these sums are added in order, as everything here is in the twin's. The result is a softmax before its division: maximum, sum, weighted values.
 //
-// SUBGROUPS: maxima and sums over the 256 positions go through subgroups, of any size: three barriers instead of six, and
-// no second and third walk over the scores. It is chosen where subgroups have at least 32 lanes, so that eight numbers
-// per head are left to combine; with the 8 lanes of a software adapter it is 8 % slower than without.
+// SUBGROUPS: maxima over the 256 positions go through subgroups, of any size: two barriers less, and no second walk over
+// the scores. It is chosen where subgroups have at least 32 lanes, so that eight numbers per head are left to combine.
+// Sums do not: what order a subgroup adds in is the driver's.
 //
 // There is no variant in half precision. The cache is float16 and `unpack2x16float` is the conversion that a typed load
 // would be (measured: no difference); arithmetic in float16 errs by more than an op may, and the loads bound this kernel.
@@ -14,13 +14,16 @@
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<f32>;
 @group(0) @binding(2) var<storage, read> keys: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> values: array<u32>;
+@group(0) @binding(3) var<storage, read> values: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> state: array<u32>;
 @group(0) @binding(5) var<storage, read_write> partial: array<f32>;
 
 #include "shared/params.wgsl"
 #include "shared/state.wgsl"
 #include "shared/split.wgsl"
+#include "shared/fused.wgsl"
+#include "shared/exp.wgsl"
+#include "shared/halves.wgsl"
 // Query heads per workgroup.
 override GROUP: u32 = 1u;
 var<workgroup> q: array<f32, 1024>;
@@ -28,14 +31,18 @@ var<workgroup> p: array<f32, 2048>;
 #ifdef SUBGROUPS
 // A word per head and subgroup, of which there are up to 64.
 var<workgroup> maxima: array<f32, 512>;
-#else
-var<workgroup> reduced: array<f32, 256>;
 #endif
+var<workgroup> reduced: array<f32, 256>;
 var<workgroup> head_value: array<f32, 8>;
 
 fn dims_of(pair: u32) -> vec2<u32> {
     if has(FLAG_NEOX) && pair < params.rope_pairs { return vec2(pair, pair + params.rope_pairs); }
     return vec2(2u * pair, 2u * pair + 1u);
+}
+
+// A score with four more dimensions, whose queries begin at `at`.
+fn add_four(at: u32, k: vec4<f32>, score: f32) -> f32 {
+    return fused(q[at + 3u], k.w, fused(q[at + 2u], k.z, fused(q[at + 1u], k.y, fused(q[at], k.x, score))));
 }
 
 @compute @workgroup_size(256)
@@ -87,17 +94,12 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
             let k = keys[(tile * (words / 4u) + w) * 32u + position % 32u];
 #ifdef KV=f32
             let k4 = bitcast<vec4<f32>>(k);
-            for (var h = 0u; h < GROUP; h++) {
-                let at = h * dim + 4u * w;
-                scores[h] += dot(k4, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]));
-            }
+            for (var h = 0u; h < GROUP; h++) { scores[h] = add_four(h * dim + 4u * w, k4, scores[h]); }
 #else
             let k01 = vec4(unpack2x16float(k.x), unpack2x16float(k.y));
             let k23 = vec4(unpack2x16float(k.z), unpack2x16float(k.w));
             for (var h = 0u; h < GROUP; h++) {
-                let at = h * dim + 8u * w;
-                scores[h] += dot(k01, vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]))
-                    + dot(k23, vec4(q[at + 4u], q[at + 5u], q[at + 6u], q[at + 7u]));
+                scores[h] = add_four(h * dim + 8u * w + 4u, k23, add_four(h * dim + 8u * w, k01, scores[h]));
             }
 #endif
         }
@@ -113,14 +115,9 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     for (var h = 0u; h < GROUP; h++) {
         var maximum = -3.0e38;
         for (var s = 0u; s < subgroups; s++) { maximum = max(maximum, maxima[h * 64u + s]); }
-        let weight = select(0.0, exp(scores[h] - maximum), seen);
-        p[h * 256u + t] = weight;
-        let sum = subgroupAdd(weight);
-        // Queries are used up.
-        if in_subgroup == 0u { q[h * 64u + subgroup] = sum; }
+        p[h * 256u + t] = select(0.0, exponential(scores[h] - maximum), seen);
         if t == h { head_value[h] = maximum; }
     }
-    workgroupBarrier();
 #else
     for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = scores[h]; }
     workgroupBarrier();
@@ -138,69 +135,79 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         head_value[t] = maximum;
     }
     workgroupBarrier();
-    for (var h = 0u; h < GROUP; h++) { p[h * 256u + t] = select(0.0, exp(scores[h] - head_value[h]), seen); }
+    for (var h = 0u; h < GROUP; h++) {
+        p[h * 256u + t] = select(0.0, exponential(scores[h] - head_value[h]), seen);
+    }
+#endif
     workgroupBarrier();
-    if my_head < GROUP {
-        var sum = 0.0;
-        for (var i = t % 32u; i < 256u; i += 32u) { sum += p[my_head * 256u + i]; }
-        reduced[t] = sum;
+    // 32 positions of a head by halves, then its eight sums in order.
+    if t < 8u * GROUP {
+        for (var i = 0u; i < 32u; i++) { halved[i] = p[t * 32u + i]; }
+        reduced[t] = sum_of_halves();
     }
     workgroupBarrier();
-#endif
     let out = ((wg.z * params.num_heads + first_head) * params.splits + split) * (dim + 2u);
     let next_head = params.splits * (dim + 2u);
     if t < heads {
         var sum = 0.0;
-#ifdef SUBGROUPS
-        for (var s = 0u; s < subgroups; s++) { sum += q[t * 64u + s]; }
-#else
-        for (var i = 0u; i < 32u; i++) { sum += reduced[t * 32u + i]; }
-#endif
+        for (var i = 0u; i < 8u; i++) { sum += reduced[t * 8u + i]; }
         partial[out + t * next_head] = head_value[t];
         partial[out + t * next_head + 1u] = sum;
     }
 
-    let parts = 256u / words;
-    let part = t / words;
-    let word = t % words;
-    let per_part = (SPLIT + parts - 1u) / parts;
-    var sums: array<vec2<f32>, 8>;
-    for (var h = 0u; h < GROUP; h++) { sums[h] = vec2(0.0); }
-    if part < parts {
-        let first = max(part * per_part, max(start, split * SPLIT) - split * SPLIT);
-        let last = min(min((part + 1u) * per_part, SPLIT), end - split * SPLIT);
-        for (var i = first; i < last; i++) {
-            let v = values[(cache_row + split * SPLIT + i) * words + word];
-#ifdef KV=f32
-            let pair = vec2(bitcast<f32>(v), 0.0);
-#else
-            let pair = unpack2x16float(v);
+    let pieces = words / 4u;
+    let value_sums = 256u / pieces;
+    let mine = t / pieces;
+    var low: array<vec4<f32>, 8>;
+#ifndef KV=f32
+    var high: array<vec4<f32>, 8>;
 #endif
-            for (var h = 0u; h < GROUP; h++) { sums[h] += p[h * 256u + i] * pair; }
+    for (var h = 0u; h < GROUP; h++) {
+        low[h] = vec4(0.0);
+#ifndef KV=f32
+        high[h] = vec4(0.0);
+#endif
+    }
+    if mine < value_sums {
+        let first = max(start, split * SPLIT) - split * SPLIT;
+        let last = min(end - split * SPLIT, SPLIT);
+        var i = mine;
+        if i < first { i += (first - mine + value_sums - 1u) / value_sums * value_sums; }
+        for (; i < last; i += value_sums) {
+            let v = values[(cache_row + split * SPLIT + i) * pieces + t % pieces];
+#ifdef KV=f32
+            let v4 = bitcast<vec4<f32>>(v);
+            for (var h = 0u; h < GROUP; h++) { low[h] = fused4(p[h * 256u + i], v4, low[h]); }
+#else
+            let v01 = vec4(unpack2x16float(v.x), unpack2x16float(v.y));
+            let v23 = vec4(unpack2x16float(v.z), unpack2x16float(v.w));
+            for (var h = 0u; h < GROUP; h++) {
+                low[h] = fused4(p[h * 256u + i], v01, low[h]);
+                high[h] = fused4(p[h * 256u + i], v23, high[h]);
+            }
+#endif
         }
     }
-    // The parts of four heads at a time have room in `p`.
-    for (var first = 0u; first < GROUP; first += 4u) {
+    // The sums of one head at a time have room in `p`, where the weights are used up.
+    for (var h = 0u; h < GROUP; h++) {
         workgroupBarrier();
-        for (var h = first; h < min(first + 4u, GROUP); h++) {
-            p[(h - first) * 512u + 2u * t] = sums[h].x;
-            p[(h - first) * 512u + 2u * t + 1u] = sums[h].y;
+        if mine < value_sums {
+#ifdef KV=f32
+            for (var x = 0u; x < 4u; x++) { p[4u * t + x] = low[h][x]; }
+#else
+            for (var x = 0u; x < 4u; x++) {
+                p[8u * t + x] = low[h][x];
+                p[8u * t + 4u + x] = high[h][x];
+            }
+#endif
         }
         workgroupBarrier();
-        for (var i = t; i < min(4u, heads - min(first, heads)) * words; i += 256u) {
-            let h = i / words;
-            var sum = vec2(0.0);
-            for (var j = 0u; j < parts; j++) {
-                let at = h * 512u + 2u * (j * words + i % words);
-                sum += vec2(p[at], p[at + 1u]);
+        if h < heads {
+            for (var i = t; i < dim; i += 256u) {
+                var sum = 0.0;
+                for (var j = 0u; j < value_sums; j++) { sum += p[j * dim + i]; }
+                partial[out + h * next_head + 2u + i] = sum;
             }
-            let place = out + (first + h) * next_head + 2u;
-#ifdef KV=f32
-            partial[place + i % words] = sum.x;
-#else
-            partial[place + 2u * (i % words)] = sum.x;
-            partial[place + 2u * (i % words) + 1u] = sum.y;
-#endif
         }
     }
 }

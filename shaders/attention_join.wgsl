@@ -10,6 +10,8 @@
 #include "shared/state.wgsl"
 #include "shared/record.wgsl"
 #include "shared/split.wgsl"
+#include "shared/fused.wgsl"
+#include "shared/exp.wgsl"
 var<workgroup> scaled: array<f32, 256>;
 #include "shared/quantize_q8.wgsl"
 
@@ -30,10 +32,10 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         for (var split = first_position(end) / SPLIT; split * SPLIT < end; split++) {
             let at = ((wg.y * params.num_heads + head) * params.splits + split) * (params.head_dim + 2u);
             let joined = max(maximum, partial[at]);
-            let before = exp(maximum - joined);
-            let after = exp(partial[at] - joined);
-            sum = sum * before + partial[at + 1u] * after;
-            value = value * before + partial[at + 2u + dim] * after;
+            let before = exponential(maximum - joined);
+            let after = exponential(partial[at] - joined);
+            sum = fused(partial[at + 1u], after, sum * before);
+            value = fused(partial[at + 2u + dim], after, value * before);
             maximum = joined;
         }
         value /= sum;

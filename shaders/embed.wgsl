@@ -11,11 +11,13 @@
 #include "shared/params.wgsl"
 #include "shared/state.wgsl"
 #include "shared/record.wgsl"
+#include "shared/fused.wgsl"
 #include "shared/block.wgsl"
 #include "weights/${A}.wgsl" T=a_
 var<workgroup> plain: array<f32, 256>;
 var<workgroup> scaled: array<f32, 256>;
 #include "shared/quantize_q8.wgsl"
+#include "shared/halves.wgsl"
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3<u32>) {
@@ -46,7 +48,10 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     if has(FLAG_RECORDS) && record < params.records {
         var squares = 0.0;
         let first = (t / 8u) * 32u;
-        for (var i = 0u; i < 32u; i++) { squares = fma(plain[first + i], plain[first + i], squares); }
+        if quad == 0u {
+            for (var i = 0u; i < 32u; i++) { halved[i] = plain[first + i] * plain[first + i]; }
+            squares = sum_of_halves();
+        }
         write_record(row * params.records + record, quad, first, squares);
     }
 }

@@ -22,6 +22,7 @@ var<workgroup> scaled: array<f32, 1024>;
 var<workgroup> scaled: array<f32, 256>;
 #endif
 #include "shared/quantize_q8.wgsl"
+#include "shared/exp.wgsl"
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3<u32>,
@@ -29,7 +30,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     let panel = wg.x + wg.z * count.x;
     let token0 = wg.y * 32u;
     if panel >= max(params.panels0, params.panels1) { return; }
-    prepare_rms(t, token0);
+    prepare_rms(false, t, token0);
     let gate_only = has(FLAG_GATE);
     let up_only = has(FLAG_UP);
     if !up_only {
@@ -55,7 +56,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
             if !up_only {
                 var gate = scaled[i] * inverse_rms[i / 32u];
                 if params.bias0 != NONE { gate += vectors[params.bias0 + row]; }
-                value = gate / (1.0 + exp(-gate)) * up;
+                value = gate / (1.0 + exponential(-gate)) * up;
             }
             gated[place] = value;
         }

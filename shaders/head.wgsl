@@ -22,7 +22,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     let panel = wg.x + wg.z * count.x;
     let token0 = wg.y * 32u;
     if panel >= params.panels0 { return; }
-    prepare_rms(t, token0);
+    prepare_rms(false, t, token0);
     panel_times_rows(false, params.base0 + panel * params.stride_a, t, token0);
     let asked = state[STATE_ASKED];
     let first = (params.first_panel + panel) * 32u;

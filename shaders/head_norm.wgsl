@@ -12,6 +12,8 @@
 #include "shared/state.wgsl"
 #include "shared/half.wgsl"
 #include "shared/cache.wgsl" KEYS_ONLY=1
+#include "shared/fused.wgsl"
+#include "shared/halves.wgsl"
 var<workgroup> parts: array<f32, 32>;
 
 @compute @workgroup_size(32)
@@ -22,11 +24,15 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     let head = wg.x;
     let from_place = (token * heads + head) * params.head_dim;
     var part = 0.0;
-    for (var i = t; i < params.head_dim; i += 32u) { part = fma(raw[from_place + i], raw[from_place + i], part); }
+    for (var pair = t; pair < params.head_dim / 2u; pair += 32u) {
+        let a = raw[from_place + 2u * pair];
+        let b = raw[from_place + 2u * pair + 1u];
+        part = fused(b, b, fused(a, a, part));
+    }
     parts[t] = part;
     workgroupBarrier();
-    var squares = 0.0;
-    for (var i = 0u; i < 32u; i++) { squares += parts[i]; }
+    for (var i = 0u; i < 32u; i++) { halved[i] = parts[i]; }
+    let squares = sum_of_halves();
     let inverse = 1.0 / sqrt(squares / f32(params.head_dim) + params.eps);
     let slot = state[row_at(token) + 1u];
     let position = state[row_at(token) + 2u];

@@ -48,7 +48,7 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
         base = params.base1;
     }
     let second = ((params.second >> matrix) & 1u) == 1u;
-    prepare_rms(t, token0);
+    prepare_rms(second, t, token0);
     panel_times_rows(second, base + panel * select(params.stride_a, params.stride_b, second), t, token0);
 
     let rows = state[STATE_ROWS];

@@ -12,11 +12,13 @@
 #include "shared/state.wgsl"
 #include "shared/record.wgsl"
 #include "shared/half.wgsl"
+#include "shared/halves.wgsl"
 var<workgroup> plain: array<f32, 256>;
 var<workgroup> scaled: array<f32, 256>;
 #ifdef X=q8
 #include "shared/quantize_q8.wgsl"
 #else
+#include "shared/fused.wgsl"
 #include "shared/quantize_ggml.wgsl"
 #endif
 
@@ -30,15 +32,23 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
 #ifndef X=q8
     if has(FLAG_NORM) {
         let width = params.columns;
-        var part = 0.0;
-        for (var i = t; i < width; i += 64u) {
-            let value = x[row * width + i];
-            part = fma(value, value, part);
+        // 256 lanes, four per invocation; halves of 32 are added, then the eight sums in order.
+        for (var lane = t; lane < 256u; lane += 64u) {
+            var part = 0.0;
+            for (var i = lane; i < width; i += 256u) {
+                let value = x[row * width + i];
+                part = fused(value, value, part);
+            }
+            plain[lane] = part;
         }
-        plain[t] = part;
+        workgroupBarrier();
+        if t < 8u {
+            for (var i = 0u; i < 32u; i++) { halved[i] = plain[t * 32u + i]; }
+            scaled[t] = sum_of_halves();
+        }
         workgroupBarrier();
         var total = 0.0;
-        for (var i = 0u; i < 64u; i++) { total += plain[i]; }
+        for (var i = 0u; i < 8u; i++) { total += scaled[i]; }
         inverse_rms = 1.0 / sqrt(total / f32(width) + params.eps);
         workgroupBarrier();
     }
@@ -58,7 +68,10 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
     if record < params.records {
         let first = (t / 8u) * 32u;
         var squares = 0.0;
-        for (var i = 0u; i < 32u; i++) { squares = fma(plain[first + i], plain[first + i], squares); }
+        if quad == 0u {
+            for (var i = 0u; i < 32u; i++) { halved[i] = plain[first + i] * plain[first + i]; }
+            squares = sum_of_halves();
+        }
         write_record(row * params.records + record, quad, first, squares);
     }
 }

@@ -5,10 +5,11 @@
 
 use aprgpu::backend::cpu::pool::{Pool, SharedBuffer};
 use aprgpu::backend::cpu::simd::{
-    Epilogue, Isa, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles, multiply, quantize_tile, rms,
+    Epilogue, Isa, Matrix, Norm, Panels, Product, Source, Tile, TileKind, Tiles, inverse_rms, multiply,
+    quantize_tile,
 };
 use aprgpu::plan::Activations;
-use aprgpu::quant::{Q8KRow, Q8Row, TensorType, dot_f32, dot_q8, dot_q8_k, finite_scales};
+use aprgpu::quant::{Cut, Q8KRow, Q8Row, TensorType, dot_f32, dot_q8, dot_q8_k, finite_scales, unit_columns};
 
 /// A small generator (xorshift64*): the tests need variety, not quality.
 struct Random(u64);
@@ -57,6 +58,9 @@ impl Random {
     }
 }
 
+/// A cut that every type can have.
+const CUT: Cut = Cut::new(3, 128);
+
 const WEIGHT_TYPES: [TensorType; 11] = [
     TensorType::F32,
     TensorType::F16,
@@ -88,7 +92,14 @@ fn pack(t: TensorType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> P
 }
 
 /// What the specification says: `[tokens, rows]`.
-fn specified(t: TensorType, kind: TileKind, rows: usize, cols: usize, bytes: &[u8], x: &[f32]) -> Vec<f32> {
+fn specified(
+    t: TensorType,
+    (kind, cut): (TileKind, Cut),
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+    x: &[f32],
+) -> Vec<f32> {
     let row_bytes = t.row_bytes(cols).unwrap();
     let (mut q8, mut q8_k) = (Q8Row::new(), Q8KRow::new());
     let mut out = Vec::new();
@@ -101,9 +112,9 @@ fn specified(t: TensorType, kind: TileKind, rows: usize, cols: usize, bytes: &[u
         }
         for row in bytes.chunks(row_bytes).take(rows) {
             out.push(match kind {
-                TileKind::F32 => dot_f32(t, row, x),
-                TileKind::Q8 | TileKind::Q8_0 => dot_q8(t, row, &q8),
-                TileKind::Q8K => dot_q8_k(t, row, &q8_k),
+                TileKind::F32 => dot_f32(t, row, x, cut),
+                TileKind::Q8 | TileKind::Q8_0 => dot_q8(t, row, &q8, cut),
+                TileKind::Q8K => dot_q8_k(t, row, &q8_k, cut),
             });
         }
     }
@@ -111,7 +122,14 @@ fn specified(t: TensorType, kind: TileKind, rows: usize, cols: usize, bytes: &[u
 }
 
 /// One product through the kernels: `[tokens, rows]`, and what lies behind it in the buffer.
-fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usize, x: &[f32]) -> Vec<f32> {
+fn computed(
+    isa: Isa,
+    pool: &Pool,
+    weights: &Panels,
+    (kind, cut): (TileKind, Cut),
+    tokens: usize,
+    x: &[f32],
+) -> Vec<f32> {
     let (rows, cols) = (weights.rows(), weights.cols());
     let tiles = Tiles::new(kind, cols, tokens).unwrap();
     let stride = rows + 3;
@@ -124,7 +142,7 @@ fn computed(isa: Isa, pool: &Pool, weights: &Panels, kind: TileKind, tokens: usi
             unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, index), source, None) };
         }
         barrier.wait();
-        let matrix = Matrix { weights, x: &tiles, bias: None };
+        let matrix = Matrix { weights, x: &tiles, cut, factors: None, bias: None };
         let product = Product { matrix, epilogue: Epilogue::Store, out: &out, stride, column: 0 };
         // SAFETY: every worker calls this alike, and nobody touches `out` before the run is over.
         unsafe { multiply(isa, &[product], tokens, worker, barrier.workers()) };
@@ -149,16 +167,18 @@ fn assert_same_bits(got: &[f32], want: &[f32], what: &str) {
 fn check_products(t: TensorType, activations: &[Activations], shapes: &[(usize, usize, usize)]) {
     let pool = Pool::new(2).unwrap();
     let mut random = Random(t as u64 + 1);
-    for &(rows, cols, tokens) in shapes {
+    for (index, &(rows, cols, tokens)) in shapes.iter().enumerate() {
         let bytes = random.weights(t, rows, cols);
         let x = random.floats(tokens * cols);
         let weights = pack(t, rows, cols, &bytes, &pool);
         for &activations in activations {
             let kind = TileKind::of(activations, t);
-            let want = specified(t, kind, rows, cols, &bytes, &x);
+            // One segment, some of equal length or not, more than there are units.
+            let cut = Cut::new([1, 4, 5, 16][index % 4], unit_columns(t, kind == TileKind::Q8K));
+            let want = specified(t, (kind, cut), rows, cols, &bytes, &x);
             for isa in instruction_sets() {
-                let got = computed(isa, &pool, &weights, kind, tokens, &x);
-                let what = format!("{t} [{rows}, {cols}] x {tokens}, {kind:?}, {}", isa.name());
+                let got = computed(isa, &pool, &weights, (kind, cut), tokens, &x);
+                let what = format!("{t} [{rows}, {cols}] x {tokens}, {kind:?}, {cut:?}, {}", isa.name());
                 assert_same_bits(&got, &want, &what);
             }
         }
@@ -240,15 +260,15 @@ fn results_do_not_depend_on_threads_or_company() {
         let one = Pool::new(1).unwrap();
         let weights = pack(t, rows, cols, &bytes, &one);
         let isa = Isa::detect();
-        let want = computed(isa, &one, &weights, TileKind::Q8, tokens, &x);
+        let want = computed(isa, &one, &weights, (TileKind::Q8, CUT), tokens, &x);
         for threads in [2, 3, 5, 20] {
             let pool = Pool::new(threads).unwrap();
-            let got = computed(isa, &pool, &weights, TileKind::Q8, tokens, &x);
+            let got = computed(isa, &pool, &weights, (TileKind::Q8, CUT), tokens, &x);
             assert_same_bits(&got, &want, &format!("{t}, {threads} threads"));
         }
         for token in 0..tokens {
             let x = &x[token * cols..(token + 1) * cols];
-            let got = computed(isa, &one, &weights, TileKind::Q8, 1, x);
+            let got = computed(isa, &one, &weights, (TileKind::Q8, CUT), 1, x);
             assert_same_bits(
                 &got,
                 &want[token * rows..(token + 1) * rows],
@@ -275,9 +295,9 @@ fn extreme_activations_are_the_specification_too() {
         }
         let weights = pack(t, rows, cols, &bytes, &pool);
         for x in &cases {
-            let want = specified(t, TileKind::Q8, rows, cols, &bytes, x);
+            let want = specified(t, (TileKind::Q8, CUT), rows, cols, &bytes, x);
             for isa in instruction_sets() {
-                let got = computed(isa, &pool, &weights, TileKind::Q8, 1, x);
+                let got = computed(isa, &pool, &weights, (TileKind::Q8, CUT), 1, x);
                 assert_same_bits(&got, &want, &format!("{t}, {}, x = {:?}..", isa.name(), &x[..3]));
             }
         }
@@ -285,7 +305,7 @@ fn extreme_activations_are_the_specification_too() {
             let mut x = random.floats(cols);
             x[77] = bad;
             for isa in instruction_sets() {
-                let got = computed(isa, &pool, &weights, TileKind::Q8, 1, &x);
+                let got = computed(isa, &pool, &weights, (TileKind::Q8, CUT), 1, &x);
                 assert!(got.iter().all(|y| !y.is_finite()), "{t}, {}: {bad} is lost", isa.name());
             }
         }
@@ -302,17 +322,25 @@ fn norm_bias_residual_and_gate_are_applied() {
     let norm_weight = random.floats(cols);
     let bias = random.floats(rows);
     let before = random.floats(tokens * rows);
-    let norm = Norm { weight: &norm_weight, eps: 1e-6 };
-    let mut normed = x.clone();
-    for x in normed.chunks_mut(cols) {
+    // The products are normed, not the row.
+    let norm = Norm { weight: &norm_weight, eps: None };
+    let (mut weighted, mut factors) = (x.clone(), Vec::new());
+    for x in weighted.chunks_mut(cols) {
         let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / cols as f64;
-        let r = rms(Isa::detect(), x, norm.eps);
+        let r = inverse_rms(Isa::detect(), x, CUT, 1e-6);
+        assert!(
+            Isa::available().into_iter().all(|isa| inverse_rms(isa, x, CUT, 1e-6).to_bits() == r.to_bits())
+        );
         assert!((f64::from(r) * (mean + 1e-6).sqrt() - 1.0).abs() < 1e-6);
+        factors.push(r);
         for (x, w) in x.iter_mut().zip(&norm_weight) {
-            *x = (*x * r) * w;
+            *x *= w;
         }
     }
-    let y = bytes.each_ref().map(|bytes| specified(t, TileKind::Q8, rows, cols, bytes, &normed));
+    let y = bytes.each_ref().map(|bytes| {
+        let y = specified(t, (TileKind::Q8, CUT), rows, cols, bytes, &weighted);
+        y.iter().enumerate().map(|(i, y)| y * factors[i / rows]).collect::<Vec<f32>>()
+    });
     let weights = bytes.each_ref().map(|bytes| pack(t, rows, cols, bytes, &pool));
     let mut first_gated = Vec::new();
     for isa in instruction_sets() {
@@ -329,7 +357,13 @@ fn norm_bias_residual_and_gate_are_applied() {
                 unsafe { quantize_tile(isa, &tiles, Tile::get(isa, tokens, 0), source, Some(norm)) };
             }
             barrier.wait();
-            let of = |i: usize, bias| Matrix { weights: &weights[i], x: &tiles, bias };
+            let of = |i: usize, bias| Matrix {
+                weights: &weights[i],
+                x: &tiles,
+                cut: CUT,
+                factors: Some(&factors),
+                bias,
+            };
             let products = [
                 Product {
                     matrix: of(0, Some(&bias)),
@@ -421,7 +455,8 @@ fn speed() {
                     for _ in 0..20 {
                         let start = std::time::Instant::now();
                         pool.run(|worker, barrier| {
-                            let matrix = Matrix { weights, x: &tiles, bias: None };
+                            let matrix =
+                                Matrix { weights, x: &tiles, cut: Cut::WHOLE, factors: None, bias: None };
                             let product = Product {
                                 matrix,
                                 epilogue: Epilogue::Store,
@@ -456,7 +491,7 @@ fn quantization_speed() {
             let weight = random.floats(cols);
             let tiles = Tiles::new(TileKind::Q8, cols, tokens).unwrap();
             let source = Source { x: &x, stride: cols, rows: None };
-            let norm = Norm { weight: &weight, eps: 1e-6 };
+            let norm = Norm { weight: &weight, eps: None };
             let mut best = f64::MAX;
             for _ in 0..200 {
                 let start = std::time::Instant::now();

@@ -9,28 +9,29 @@ use aprgpu::backend::Backend;
 use aprgpu::plan::{Plan, Row};
 use support::cuda;
 use support::on_gpu::OnGpu;
-use support::whole_model::{self, CONTEXT, DEFAULT, LIKE_LLAMA, VERIFY, tiny_coder};
+use support::whole_model::{self, CONTEXT, DEFAULT, F32_DEFAULT_CACHE, LIKE_LLAMA, VERIFY, tiny_coder};
 
 #[test]
 fn logits_of_tiny_coder_are_within_the_limits() {
     let Some(gpu) = cuda::shared() else { return };
-    whole_model::logits_of_tiny_coder_are_within_the_limits(&[&|file, numerics| {
+    whole_model::logits_of_tiny_coder_are_within_the_limits(&|file, numerics| {
         OnGpu::new(&gpu, file, numerics)
-    }]);
+    });
 }
 
 #[test]
-fn quantized_logits_are_those_of_the_cpu() {
+fn logits_are_those_of_the_cpu() {
     let Some(gpu) = cuda::shared() else { return };
-    whole_model::quantized_logits_are_those_of_the_cpu(&|file, numerics| OnGpu::new(&gpu, file, numerics));
+    let all = [DEFAULT, LIKE_LLAMA, F32_DEFAULT_CACHE, VERIFY];
+    whole_model::logits_are_those_of_the_cpu(&|file, numerics| OnGpu::new(&gpu, file, numerics), &all, true);
 }
 
 #[test]
 fn logits_of_the_fixtures_are_within_the_limits() {
     let Some(gpu) = cuda::shared() else { return };
-    whole_model::logits_of_the_fixtures_are_within_the_limits(&[&|file, numerics| {
+    whole_model::logits_of_the_fixtures_are_within_the_limits(&|file, numerics| {
         OnGpu::new(&gpu, file, numerics)
-    }]);
+    });
 }
 
 #[test]

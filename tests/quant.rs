@@ -5,7 +5,7 @@
 #[path = "support/fixtures.rs"]
 mod lookup;
 
-use aprgpu::quant::{self, Error, Q8KRow, Q8Row, TensorType};
+use aprgpu::quant::{self, Cut, Error, Q8KRow, Q8Row, TensorType};
 use lookup::fixtures;
 use proptest::prelude::*;
 use std::num::NonZeroUsize;
@@ -176,7 +176,7 @@ fn dots_with_q8_are_the_float_product_of_the_same_values() {
                 if rounded_scales { x.quantize_q8_0(&input) } else { x.quantize(&input) }.unwrap();
                 let mut decoded = vec![0.0; input.len()];
                 x.decode(&mut decoded);
-                let dot = f64::from(quant::dot_q8(tensor_type, &row, &x));
+                let dot = f64::from(quant::dot_q8(tensor_type, &row, &x, Cut::WHOLE));
                 // Integers are exact; what remains are the roundings of the decoded values and of the sum of blocks.
                 let (exact, magnitude) = product(&weights, &decoded);
                 assert!(
@@ -196,7 +196,7 @@ fn dots_with_q8_k_are_the_float_product_of_the_same_values() {
             x.quantize(&input).unwrap();
             let mut decoded = vec![0.0; input.len()];
             x.decode(&mut decoded);
-            let dot = f64::from(quant::dot_q8_k(tensor_type, &row, &x));
+            let dot = f64::from(quant::dot_q8_k(tensor_type, &row, &x, Cut::WHOLE));
             let (exact, magnitude) = product(&decode(tensor_type, &row), &decoded);
             assert!((dot - exact).abs() <= 1e-6 * magnitude + 1e-40, "{tensor_type}: {dot} is not {exact}");
         }
@@ -207,7 +207,7 @@ fn dots_with_q8_k_are_the_float_product_of_the_same_values() {
 fn dots_with_floats_are_the_float_product() {
     for tensor_type in QUANTIZED.into_iter().chain([TensorType::F16, TensorType::BF16]) {
         for (row, x) in dot_cases(tensor_type) {
-            let dot = f64::from(quant::dot_f32(tensor_type, &row, &x));
+            let dot = f64::from(quant::dot_f32(tensor_type, &row, &x, Cut::WHOLE));
             let (exact, magnitude) = product(&decode(tensor_type, &row), &x);
             assert!((dot - exact).abs() <= 1e-6 * magnitude + 1e-40, "{tensor_type}: {dot} is not {exact}");
         }
@@ -390,7 +390,7 @@ fn the_order_of_the_floats_is_pinned() {
     for (b, block) in bytemuck::cast_slice::<_, quant::BlockQ5_0>(row).iter().enumerate() {
         acc = f32::mul_add(dot(&block.quants(), values(b)) as f32 * block.d.to_f32(), x.scales[b], acc);
     }
-    assert_eq!(quant::dot_q8(TensorType::Q5_0, row, &x).to_bits(), acc.to_bits(), "Q5_0");
+    assert_eq!(quant::dot_q8(TensorType::Q5_0, row, &x, Cut::WHOLE).to_bits(), acc.to_bits(), "Q5_0");
 
     let row = &read(folder, "Q4_1.blocks")[..20 * 16];
     let mut acc = 0.0f32;
@@ -398,7 +398,20 @@ fn the_order_of_the_floats_is_pinned() {
         acc = f32::mul_add(dot(&block.quants(), values(b)) as f32 * block.d.to_f32(), x.scales[b], acc);
         acc = f32::mul_add(block.m.to_f32(), x.scales[b] * sum(b), acc);
     }
-    assert_eq!(quant::dot_q8(TensorType::Q4_1, row, &x).to_bits(), acc.to_bits(), "Q4_1");
+    assert_eq!(quant::dot_q8(TensorType::Q4_1, row, &x, Cut::WHOLE).to_bits(), acc.to_bits(), "Q4_1");
+    // In segments: 16 blocks are 6 + 5 + 5.
+    let part = |blocks: std::ops::Range<usize>| {
+        let blocks_of = bytemuck::cast_slice::<_, quant::BlockQ4_1>(row);
+        blocks.fold(0.0f32, |acc, b| {
+            let block = &blocks_of[b];
+            let acc =
+                f32::mul_add(dot(&block.quants(), values(b)) as f32 * block.d.to_f32(), x.scales[b], acc);
+            f32::mul_add(block.m.to_f32(), x.scales[b] * sum(b), acc)
+        })
+    };
+    let parts = part(0..6) + part(6..11) + part(11..16);
+    assert_ne!(parts.to_bits(), acc.to_bits(), "the order does not show");
+    assert_eq!(quant::dot_q8(TensorType::Q4_1, row, &x, Cut::new(3, 32)).to_bits(), parts.to_bits(), "cut");
 
     let row = &read(folder, "Q4_K.blocks")[..288];
     let mut acc = 0.0f32;
@@ -411,7 +424,7 @@ fn the_order_of_the_floats_is_pinned() {
         acc = f32::mul_add(dot(q, values(b)) as f32 * scale, x.scales[b], acc);
         acc = f32::mul_add(-minimum, x.scales[b] * sum(b), acc);
     }
-    assert_eq!(quant::dot_q8(TensorType::Q4_K, row, &x).to_bits(), acc.to_bits(), "Q4_K");
+    assert_eq!(quant::dot_q8(TensorType::Q4_K, row, &x, Cut::WHOLE).to_bits(), acc.to_bits(), "Q4_K");
 
     let row = &read(folder, "Q6_K.blocks")[..420];
     let mut acc = 0.0f32;
@@ -422,7 +435,7 @@ fn the_order_of_the_floats_is_pinned() {
         let whole = scale(0) * dot(&q[..16], &values(b)[..16]) + scale(1) * dot(&q[16..], &values(b)[16..]);
         acc = f32::mul_add(whole as f32 * block.d.to_f32(), x.scales[b], acc);
     }
-    assert_eq!(quant::dot_q8(TensorType::Q6_K, row, &x).to_bits(), acc.to_bits(), "Q6_K");
+    assert_eq!(quant::dot_q8(TensorType::Q6_K, row, &x, Cut::WHOLE).to_bits(), acc.to_bits(), "Q6_K");
 }
 
 #[test]
@@ -432,7 +445,11 @@ fn a_float_row_may_have_any_length() {
         let x: Vec<f32> = (0..cols).map(|i| (i % 5) as f32).collect();
         let (exact, _) = product(&weights, &x);
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-        assert_eq!(f64::from(quant::dot_f32(TensorType::F32, &bytes, &x)), exact, "{cols} columns");
+        assert_eq!(
+            f64::from(quant::dot_f32(TensorType::F32, &bytes, &x, Cut::WHOLE)),
+            exact,
+            "{cols} columns"
+        );
     }
 }
 
@@ -452,12 +469,15 @@ fn what_does_not_fit_is_refused() {
     assert!(Q8KRow::new().quantize(&[0.0; 255]).is_err());
     let mut x = Q8Row::new();
     x.quantize(&[1.0; 64]).unwrap();
-    assert!(quant::dot_q8(TensorType::Q4_0, &[0; 18], &x).is_nan(), "one block times two");
-    assert!(quant::dot_q8(TensorType::F16, &[0; 128], &x).is_nan(), "floats take float activations");
+    assert!(quant::dot_q8(TensorType::Q4_0, &[0; 18], &x, Cut::WHOLE).is_nan(), "one block times two");
+    assert!(
+        quant::dot_q8(TensorType::F16, &[0; 128], &x, Cut::WHOLE).is_nan(),
+        "floats take float activations"
+    );
     x.scales.pop();
-    assert!(quant::dot_q8(TensorType::Q4_0, &[0; 36], &x).is_nan(), "a scale is missing");
-    assert!(quant::dot_q8_k(TensorType::Q8_0, &[0; 272], &Q8KRow::new()).is_nan());
-    assert!(quant::dot_f32(TensorType::Q8_0, &[0; 34], &[0.0; 31]).is_nan());
+    assert!(quant::dot_q8(TensorType::Q4_0, &[0; 36], &x, Cut::WHOLE).is_nan(), "a scale is missing");
+    assert!(quant::dot_q8_k(TensorType::Q8_0, &[0; 272], &Q8KRow::new(), Cut::WHOLE).is_nan());
+    assert!(quant::dot_f32(TensorType::Q8_0, &[0; 34], &[0.0; 31], Cut::WHOLE).is_nan());
 }
 
 #[test]
@@ -553,7 +573,7 @@ proptest! {
             let apr = tensor_type == TensorType::AprQ4 && bytes.len() == 18 * values.div_ceil(32);
             prop_assert_eq!(decoded.is_ok(), fits || apr);
         }
-        let _ = quant::dot_f32(tensor_type, &bytes, &out);
+        let _ = quant::dot_f32(tensor_type, &bytes, &out, Cut::WHOLE);
     }
 
     /// Any finite values encode without a panic into blocks that decode to finite values.
@@ -588,14 +608,14 @@ proptest! {
         prop_assert!(quant::decode_row(tensor_type, &bytes, &mut out).is_ok());
         let mut q8 = Q8Row::new();
         q8.quantize(&x).unwrap();
-        let _ = quant::dot_q8(tensor_type, &bytes, &q8);
+        let _ = quant::dot_q8(tensor_type, &bytes, &q8, Cut::WHOLE);
         // A caller may hand in any integers, -128 included.
         q8.values.iter_mut().for_each(|v| *v = -128);
-        let _ = quant::dot_q8(tensor_type, &bytes, &q8);
+        let _ = quant::dot_q8(tensor_type, &bytes, &q8, Cut::WHOLE);
         let mut q8_k = Q8KRow::new();
         q8_k.quantize(&x).unwrap();
         q8_k.values.iter_mut().for_each(|v| *v = -128);
         q8_k.sums.iter_mut().for_each(|v| *v = i16::MIN);
-        let _ = quant::dot_q8_k(tensor_type, &bytes, &q8_k);
+        let _ = quant::dot_q8_k(tensor_type, &bytes, &q8_k, Cut::WHOLE);
     }
 }

@@ -13,7 +13,7 @@ use aprgpu::plan::{
     Activations, Buffer, BufferId, Cost, KvLayout, KvType, Numerics, Op, Pairing, Plan, RopeTable, Row, Rows,
     Shape, Step, Weight, WeightId, WeightSource,
 };
-use aprgpu::quant::{self, Q8Row, TensorType};
+use aprgpu::quant::{self, Cut, Q8Row, TensorType};
 use std::sync::Arc;
 use support::gpu;
 
@@ -117,7 +117,7 @@ fn more_rows_than_workgroups_in_a_dimension() {
     let mut q8 = Q8Row::new();
     q8.quantize(&x).unwrap();
     for (r, &found) in logits.iter().enumerate() {
-        let expected = quant::dot_q8(TensorType::Q8_0, source.row(WeightId(1), r), &q8);
+        let expected = quant::dot_q8(TensorType::Q8_0, source.row(WeightId(1), r), &q8, Cut::WHOLE);
         assert!(
             (found - expected).abs() <= 1e-5 * expected.abs().max(1e-3),
             "row {r}: {found}, not {expected}"

@@ -18,6 +18,7 @@ var<workgroup> scaled: array<f32, 1024>;
 var<workgroup> scaled: array<f32, 256>;
 #endif
 #include "shared/quantize_q8.wgsl"
+#include "shared/halves.wgsl"
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3<u32>,
@@ -49,7 +50,10 @@ fn main(@builtin(local_invocation_index) t: u32, @builtin(workgroup_id) wg: vec3
             let token = i / 8u;
             if token0 + token < rows {
                 var squares = 0.0;
-                for (var j = 0u; j < 32u; j++) { squares = fma(sums[token * 32u + j], sums[token * 32u + j], squares); }
+                if i % 8u == 0u {
+                    for (var j = 0u; j < 32u; j++) { halved[j] = sums[token * 32u + j] * sums[token * 32u + j]; }
+                    squares = sum_of_halves();
+                }
                 write_record((token0 + token) * ((params.rows + 31u) / 32u) + first / 32u, i % 8u, token * 32u, squares);
             }
         }

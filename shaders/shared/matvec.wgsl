@@ -1,7 +1,7 @@
 // Products of 32 rows of weights with some rows of activations, summed into `sums[token * 32 + row]`.
 //
-// Decode (M = 1..8 rows of activations): lane = row of the panel, and the columns are cut into `segments`, one per group
-// of 32 invocations; every load of weights is 16 bytes per lane, 512 consecutive bytes per group, every load of
+// Decode (M = 1..8 rows of activations): lane = row of the panel, and the columns are cut into `segments` (quant/cut.rs),
+// one per group of 32 invocations, in several rounds where there are fewer groups; every load of weights is 16 bytes per lane, 512 consecutive bytes per group, every load of
 // activations the same for all lanes. The segments' sums are added in order through workgroup memory. Nothing needs a
 // subgroup of any size.
 //
@@ -20,6 +20,7 @@ override TOKENS: u32 = M;
 var<workgroup> parts: array<f32, 2048>;
 var<workgroup> sums: array<f32, 256>;
 #endif
+#include "shared/fused.wgsl"
 var<workgroup> inverse_rms: array<f32, 32>;
 var<private> acc: array<f32, 8>;
 
@@ -37,6 +38,7 @@ fn dot16(w: vec4<u32>, x: vec4<u32>) -> i32 {
 
 fn add_row(second: bool, base: u32, lane: u32, segment: u32, token: u32) {
     for (var m = 0u; m < M; m++) { acc[m] = 0.0; }
+    if segment >= params.segments { return; }
 #ifdef B
     if second {
         let stride = params.units_b / params.segments;
@@ -66,35 +68,50 @@ fn panel_times_rows(second: bool, base: u32, t: u32, token0: u32) {
     for (var m = 0u; m < M; m++) { sums[(group * M + m) * 32u + lane] = total[m]; }
     workgroupBarrier();
 #else
-    add_row(second, base, lane, group, 0u);
-    for (var first = 0u; first < M; first += AT_A_TIME) {
-        for (var m = 0u; m < AT_A_TIME; m++) {
-            if first + m < M { parts[m * WG + t] = acc[first + m]; }
+    for (var round = 0u; round < params.segments; round += WG / 32u) {
+        add_row(second, base, lane, round + group, 0u);
+        for (var first = 0u; first < M; first += AT_A_TIME) {
+            for (var m = 0u; m < AT_A_TIME; m++) {
+                if first + m < M { parts[m * WG + t] = acc[first + m]; }
+            }
+            workgroupBarrier();
+            if group < AT_A_TIME && first + group < M {
+                let at = (first + group) * 32u + lane;
+                var sum = 0.0;
+                if round > 0u { sum = sums[at]; }
+                for (var s = 0u; s < WG / 32u; s++) { sum += parts[group * WG + s * 32u + lane]; }
+                sums[at] = sum;
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
-        if group < AT_A_TIME && first + group < M {
-            var sum = 0.0;
-            for (var s = 0u; s < WG / 32u; s++) { sum += parts[group * WG + s * 32u + lane]; }
-            sums[(first + group) * 32u + lane] = sum;
-        }
-        workgroupBarrier();
     }
 #endif
 }
 
-// 1 / rms of each activation row, from the squares in its records; 32 parts per row, added in order.
-fn prepare_rms(t: u32, token0: u32) {
+// 1 / rms of each activation row, from the squares in its records: in the segments of a row of the matrix. `second`:
+// whether that is of the second type.
+fn prepare_rms(second: bool, t: u32, token0: u32) {
     if has(FLAG_NORM) {
-        for (var i = t; i < TOKENS * 32u; i += WG) {
+        let per = select(params.squares_a, params.squares_b, second);
+        let units = (params.records + per - 1u) / per;
+        let each = units / params.segments;
+        let more = units % params.segments;
+        for (var i = t; i < TOKENS * params.segments; i += WG) {
+            let segment = i % params.segments;
+            let token = i / params.segments;
+            let first = segment * each + min(segment, more);
+            let last = first + each + select(0u, 1u, segment < more);
             var part = 0.0;
-            let row = record_of(token0 + i / 32u) + 10u;
-            for (var r = i % 32u; r < params.records; r += 32u) { part += bitcast<f32>(acts[row + r * RECORD].z); }
-            sums[i] = part;
+            let row = record_of(token0 + token) + 10u;
+            for (var r = first * per; r < min(last * per, params.records); r++) {
+                part += bitcast<f32>(acts[row + r * RECORD].z);
+            }
+            sums[token * 32u + segment] = part;
         }
         workgroupBarrier();
         if t < TOKENS {
             var squares = 0.0;
-            for (var i = 0u; i < 32u; i++) { squares += sums[t * 32u + i]; }
+            for (var i = 0u; i < params.segments; i++) { squares += sums[t * 32u + i]; }
             inverse_rms[t] = 1.0 / sqrt(squares / f32(params.columns) + params.eps);
         }
     } else if t < TOKENS {

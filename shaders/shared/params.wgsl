@@ -43,9 +43,11 @@ struct Params {
     second: u32,
     // Columns of a row of activations; the last record may be filled up with zeros.
     columns: u32,
-    spare0: u32,
-    spare1: u32,
-    spare2: u32,
+    // Records of the units in which the squares of a row are cut, for matrices of each type.
+    squares_a: u32,
+    squares_b: u32,
+    // 0, which no compiler knows.
+    zero: u32,
 }
 // Norm in front: results are multiplied by 1 / rms.
 const FLAG_NORM: u32 = 1u;

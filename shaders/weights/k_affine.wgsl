@@ -1,7 +1,7 @@
 // What Q4_K and Q5_K do with a block.
 fn ${T}combine(w: Block, dot0: i32, dot1: i32, x_scale: f32, h: vec4<u32>, acc: f32) -> f32 {
-    let first = fma(f32(dot0 + dot1) * (w.d * f32(w.s0)), x_scale, acc);
-    return fma(-(w.m * f32(w.s1)), x_scale * f32(sum_first(h) + sum_second(h)), first);
+    let first = fused(f32(dot0 + dot1) * (w.d * f32(w.s0)), x_scale, acc);
+    return fused(-(w.m * f32(w.s1)), x_scale * f32(sum_first(h) + sum_second(h)), first);
 }
 
 fn ${T}quad(w: Block, quad: u32) -> vec4<f32> {
@@ -14,6 +14,6 @@ fn ${T}integers(w: Block, dot0: i32, dot1: i32, h: vec4<u32>) -> vec2<i32> {
 }
 
 fn ${T}combine_k(w: Block, integers: vec2<i32>, x_scale: f32, acc: f32) -> f32 {
-    let first = fma(f32(integers.x), w.d * x_scale, acc);
-    return fma(-f32(integers.y), w.m * x_scale, first);
+    let first = fused(f32(integers.x), w.d * x_scale, acc);
+    return fused(-f32(integers.y), w.m * x_scale, first);
 }

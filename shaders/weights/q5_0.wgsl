@@ -24,7 +24,7 @@ fn ${T}block(u: ${T}Unit, b: u32) -> Block {
 
 fn ${T}combine(w: Block, dot0: i32, dot1: i32, x_scale: f32, h: vec4<u32>, acc: f32) -> f32 {
     let dot = dot0 + dot1 - 16 * (sum_first(h) + sum_second(h));
-    return fma(f32(dot) * w.d, x_scale, acc);
+    return fused(f32(dot) * w.d, x_scale, acc);
 }
 
 fn ${T}quad(w: Block, quad: u32) -> vec4<f32> {

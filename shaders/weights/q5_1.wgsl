@@ -23,8 +23,8 @@ fn ${T}block(u: ${T}Unit, b: u32) -> Block {
 }
 
 fn ${T}combine(w: Block, dot0: i32, dot1: i32, x_scale: f32, h: vec4<u32>, acc: f32) -> f32 {
-    let first = fma(f32(dot0 + dot1) * w.d, x_scale, acc);
-    return fma(w.m, x_scale * f32(sum_first(h) + sum_second(h)), first);
+    let first = fused(f32(dot0 + dot1) * w.d, x_scale, acc);
+    return fused(w.m, x_scale * f32(sum_first(h) + sum_second(h)), first);
 }
 
 fn ${T}quad(w: Block, quad: u32) -> vec4<f32> {

@@ -38,11 +38,11 @@ fn ${T}integers(w: Block, dot0: i32, dot1: i32, h: vec4<u32>) -> vec2<i32> {
 }
 
 fn ${T}combine(w: Block, dot0: i32, dot1: i32, x_scale: f32, h: vec4<u32>, acc: f32) -> f32 {
-    return fma(f32(${T}integers(w, dot0, dot1, h).x) * w.d, x_scale, acc);
+    return fused(f32(${T}integers(w, dot0, dot1, h).x) * w.d, x_scale, acc);
 }
 
 fn ${T}combine_k(w: Block, integers: vec2<i32>, x_scale: f32, acc: f32) -> f32 {
-    return fma(f32(integers.x), w.d * x_scale, acc);
+    return fused(f32(integers.x), w.d * x_scale, acc);
 }
 
 fn ${T}quad(w: Block, quad: u32) -> vec4<f32> {

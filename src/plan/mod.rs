@@ -6,6 +6,7 @@ mod decoder;
 mod numerics;
 mod op;
 mod rope;
+mod segments;
 
 pub use cost::Cost;
 pub use decoder::{Decoder, PlanError, Rows};
@@ -113,6 +114,16 @@ impl KvLayout {
             KvType::F32 => 4,
         };
         self.values()?.checked_mul(2 * size)
+    }
+
+    /// How many sums attention adds up a dimension's values in: the positions of a split go to them in turn. A GPU has 256
+    /// threads for a split, each with 16 bytes of a position's values.
+    pub fn value_sums(&self) -> usize {
+        let in_16_bytes = match self.kv_type {
+            KvType::F16 => 8,
+            KvType::F32 => 4,
+        };
+        (256 / (self.head_dim / in_16_bytes).max(1)).max(1)
     }
 
     /// Index of the first value of a head at a position.

@@ -140,6 +140,19 @@ impl Op {
         }
     }
 
+    /// The matrices that the op multiplies with, or looks up in, in the order of its fields.
+    pub fn matrices(&self) -> Vec<WeightId> {
+        match *self {
+            Self::Embed { table } => vec![table],
+            Self::QkvRope { q, k, v, .. } => vec![q.weight, k.weight, v.weight],
+            Self::Attention | Self::Sample => vec![],
+            Self::AttnOut { output } => vec![output.weight],
+            Self::GateUp { gate, up, .. } => vec![gate.weight, up.weight],
+            Self::Down { down } => vec![down.weight],
+            Self::Head { output, .. } => vec![output],
+        }
+    }
+
     /// The weights that the op reads.
     pub fn weights(&self) -> Vec<WeightId> {
         let linear = |l: Linear| [Some(l.weight), l.bias];

@@ -5,7 +5,7 @@
 
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
-use super::{Error, TensorType};
+use super::{Error, SegmentSum, TensorType};
 use bytemuck::{Pod, Zeroable};
 use half::f16;
 
@@ -56,8 +56,8 @@ pub(crate) trait Block: Pod {
 
 /// A block whose product with 8-bit activations is an exact integer per 32 values (or per 16).
 pub(crate) trait DotQ8: Block {
-    /// Adds the block's product with `x`, which covers the same columns, to `acc`.
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32;
+    /// Adds the block's product with `x`, which covers the same columns, to `sum`.
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum);
 }
 
 /// A super-block of 256 values, whose product with a Q8_K block is an exact integer.

@@ -11,6 +11,7 @@
 mod apr_q4;
 mod apr_q8;
 mod block;
+mod cut;
 mod decode;
 mod dot;
 mod encode;
@@ -35,6 +36,8 @@ mod types;
 
 pub use apr_q4::BlockAprQ4;
 pub use block::F16Bytes;
+pub(crate) use cut::SegmentSum;
+pub use cut::{Cut, unit_columns};
 pub use decode::{decode_row, finite_scales};
 pub use dot::{dot_f32, dot_q8, dot_q8_k};
 pub use encode::{encode_row, encode_rows};

@@ -7,11 +7,11 @@
 //!
 //! Layout: `block_q4_0` in `ggml/src/ggml-common.h`.
 
-use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
 use super::fit::{self, LANES, largest, reciprocal};
 use super::importance::weigh;
 use super::q8::Q8Blocks;
+use super::{SegmentSum, TensorType};
 use bytemuck::{Pod, Zeroable};
 
 /// A block of 32 values.
@@ -55,10 +55,10 @@ impl Block for BlockQ4_0 {
 }
 
 impl DotQ8 for BlockQ4_0 {
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32 {
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
         let (scale, values, _) = x.block(0);
         let dot = dot_i8(&self.quants(), values);
-        (dot as f32 * self.d.to_f32()).mul_add(scale, acc)
+        sum.add(1, |acc| (dot as f32 * self.d.to_f32()).mul_add(scale, acc));
     }
 }
 

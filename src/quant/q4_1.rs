@@ -8,12 +8,12 @@
 //!
 //! Layout: `block_q4_1` in `ggml/src/ggml-common.h`.
 
-use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
 use super::fit::{self, LANES, WEIGHTED_TRIALS, reciprocal};
 use super::importance::weigh;
 use super::q4_0::pack;
 use super::q8::Q8Blocks;
+use super::{SegmentSum, TensorType};
 use bytemuck::{Pod, Zeroable};
 
 /// A block of 32 values.
@@ -59,11 +59,13 @@ impl Block for BlockQ4_1 {
 }
 
 impl DotQ8 for BlockQ4_1 {
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32 {
-        let (scale, values, sum) = x.block(0);
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
+        let (scale, values, of_values) = x.block(0);
         let dot = dot_i8(&self.quants(), values);
-        let acc = (dot as f32 * self.d.to_f32()).mul_add(scale, acc);
-        self.m.to_f32().mul_add(scale * sum as f32, acc)
+        sum.add(1, |acc| {
+            let acc = (dot as f32 * self.d.to_f32()).mul_add(scale, acc);
+            self.m.to_f32().mul_add(scale * of_values as f32, acc)
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use super::block::{Block, DotQ8, DotQ8K, Encode, F16Bytes, dot_i8};
 use super::fit::{self, Trials, WEIGHTED_TRIALS, nearest_int};
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
-use super::{TensorType, k_scales};
+use super::{SegmentSum, TensorType, k_scales};
 use bytemuck::{Pod, Zeroable};
 
 /// A super-block of 256 values.
@@ -67,8 +67,8 @@ impl Block for BlockQ4K {
 }
 
 impl DotQ8 for BlockQ4K {
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32 {
-        dot_q8(self.d, self.dmin, &self.scales, &self.quants(), x, acc)
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
+        dot_q8(self.d, self.dmin, &self.scales, &self.quants(), x, sum);
     }
 }
 
@@ -98,17 +98,18 @@ pub(crate) fn dot_q8(
     scales: &[u8; 12],
     q: &[i8; 256],
     x: Q8Blocks<'_>,
-    mut acc: f32,
-) -> f32 {
+    total: &mut SegmentSum,
+) {
     let (d, dmin) = (d.to_f32(), dmin.to_f32());
     let (scales, minimums) = k_scales::unpack(scales);
     for (b, q) in q.as_chunks::<32>().0.iter().enumerate() {
         let (x_scale, values, sum) = x.block(b);
         let dot = dot_i8(q, values);
-        acc = (dot as f32 * (d * f32::from(scales[b]))).mul_add(x_scale, acc);
-        acc = (-(dmin * f32::from(minimums[b]))).mul_add(x_scale * sum as f32, acc);
+        total.add(1, |acc| {
+            let acc = (dot as f32 * (d * f32::from(scales[b]))).mul_add(x_scale, acc);
+            (-(dmin * f32::from(minimums[b]))).mul_add(x_scale * sum as f32, acc)
+        });
     }
-    acc
 }
 
 /// The product of a Q4_K or Q5_K super-block with a Q8_K block: two exact integers, two multiplications.

@@ -9,11 +9,11 @@
 //!
 //! Layout: `block_q5_1` in `ggml/src/ggml-common.h`.
 
-use super::TensorType;
 use super::block::{Block, DotQ8, Encode, F16Bytes, dot_i8};
 use super::q5_0::pack_high;
 use super::q5_0::unpack;
 use super::q8::Q8Blocks;
+use super::{SegmentSum, TensorType};
 use super::{q4_0, q4_1};
 use bytemuck::{Pod, Zeroable};
 
@@ -57,11 +57,13 @@ impl Block for BlockQ5_1 {
 }
 
 impl DotQ8 for BlockQ5_1 {
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32 {
-        let (scale, values, sum) = x.block(0);
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
+        let (scale, values, of_values) = x.block(0);
         let dot = dot_i8(&self.quants(), values);
-        let acc = (dot as f32 * self.d.to_f32()).mul_add(scale, acc);
-        self.m.to_f32().mul_add(scale * sum as f32, acc)
+        sum.add(1, |acc| {
+            let acc = (dot as f32 * self.d.to_f32()).mul_add(scale, acc);
+            self.m.to_f32().mul_add(scale * of_values as f32, acc)
+        });
     }
 }
 

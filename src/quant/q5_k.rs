@@ -11,13 +11,13 @@
 //!
 //! Layout: `block_q5_K` in `ggml/src/ggml-common.h`.
 
-use super::TensorType;
 use super::block::{Block, DotQ8, DotQ8K, Encode, F16Bytes};
 use super::fit::Trials;
 use super::k_scales;
 use super::q4_k::{self, SuperBlock};
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
+use super::{SegmentSum, TensorType};
 use bytemuck::{Pod, Zeroable};
 
 /// A super-block of 256 values.
@@ -74,8 +74,8 @@ impl Block for BlockQ5K {
 }
 
 impl DotQ8 for BlockQ5K {
-    fn dot_q8(&self, x: Q8Blocks<'_>, acc: f32) -> f32 {
-        q4_k::dot_q8(self.d, self.dmin, &self.scales, &self.quants(), x, acc)
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
+        q4_k::dot_q8(self.d, self.dmin, &self.scales, &self.quants(), x, sum);
     }
 }
 

@@ -10,11 +10,11 @@
 //!
 //! Layout: `block_q6_K` in `ggml/src/ggml-common.h`.
 
-use super::TensorType;
 use super::block::{Block, DotQ8, DotQ8K, Encode, F16Bytes, dot_i8};
 use super::fit::{self, LANES, SMALLEST_GROUP, nearest_int};
 use super::q8::Q8Blocks;
 use super::q8_k::Q8KBlock;
+use super::{SegmentSum, TensorType};
 use bytemuck::{Pod, Zeroable};
 
 /// A super-block of 256 values.
@@ -71,16 +71,15 @@ impl Block for BlockQ6K {
 }
 
 impl DotQ8 for BlockQ6K {
-    fn dot_q8(&self, x: Q8Blocks<'_>, mut acc: f32) -> f32 {
+    fn dot_q8(&self, x: Q8Blocks<'_>, sum: &mut SegmentSum) {
         let d = self.d.to_f32();
         let q = self.quants();
         for (b, (q, scales)) in q.as_chunks::<32>().0.iter().zip(self.scales.as_chunks::<2>().0).enumerate() {
             let (x_scale, values, _) = x.block(b);
             let first = i32::from(scales[0]) * dot_i8(&q[..16], &values[..16]);
             let second = i32::from(scales[1]) * dot_i8(&q[16..], &values[16..]);
-            acc = ((first + second) as f32 * d).mul_add(x_scale, acc);
+            sum.add(1, |acc| ((first + second) as f32 * d).mul_add(x_scale, acc));
         }
-        acc
     }
 }
 

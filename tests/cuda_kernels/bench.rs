@@ -4,7 +4,7 @@ use aprgpu::backend::cuda::forms::{self, Geometry, Rows};
 use aprgpu::backend::cuda::sources::{self, Target};
 use aprgpu::compare::Random;
 use aprgpu::plan::OpKind;
-use aprgpu::quant::{self, PANEL_ROWS, Q8KRow, Q8Row, RowPanels, TensorType, encode_row};
+use aprgpu::quant::{self, Cut, PANEL_ROWS, Q8KRow, Q8Row, RowPanels, TensorType, encode_row};
 use ptxsim::{Arg, Kernel, Memory, Module, Options, Report};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -171,9 +171,9 @@ impl Activation {
     /// The product with a row of weights.
     pub fn dot(&self, tensor_type: TensorType, row: &[u8], x: &str) -> f32 {
         match x {
-            "q8" => quant::dot_q8(tensor_type, row, &self.q8),
-            "q8_k" => quant::dot_q8_k(tensor_type, row, self.q8_k.as_ref().unwrap()),
-            _ => quant::dot_f32(tensor_type, row, &self.values),
+            "q8" => quant::dot_q8(tensor_type, row, &self.q8, Cut::WHOLE),
+            "q8_k" => quant::dot_q8_k(tensor_type, row, self.q8_k.as_ref().unwrap(), Cut::WHOLE),
+            _ => quant::dot_f32(tensor_type, row, &self.values, Cut::WHOLE),
         }
     }
 
@@ -379,7 +379,7 @@ pub struct Shape {
     /// Rows of activations; a decode kernel is made for `m`.
     pub m: usize,
     pub tile: bool,
-    /// `None`: as the backend chooses.
+    /// `None`: as many as there may be.
     pub segments: Option<u32>,
     pub target: Target,
 }
@@ -393,8 +393,10 @@ impl Shape {
         (self.cols as u32).div_ceil(forms::unit_columns(tensor_type, self.x))
     }
 
-    pub fn segments(self, panels: u32) -> u32 {
-        self.segments.unwrap_or_else(|| forms::segments(self.op, panels, self.units(self.a)))
+    /// As many as a block has room for: matrices here are too small to fill a device otherwise.
+    pub fn segments(self) -> u32 {
+        let most = if self.op == OpKind::GateUp { 6 } else { 16 };
+        self.segments.unwrap_or(most.min(self.units(self.a)))
     }
 
     pub fn key(self, b: Option<TensorType>) -> String {
@@ -406,19 +408,19 @@ impl Shape {
     }
 
     /// What every product's parameters have in common.
-    pub fn params(self, panels: u32) -> Params {
+    pub fn params(self) -> Params {
         assert!(self.cols.is_multiple_of(32) || self.a.is_float());
         let mut params = Params::new();
         params.set("records", (self.cols as u32).div_ceil(32));
         params.set("columns", self.cols as u32);
         params.set("units_a", self.units(self.a));
-        params.set("segments", self.segments(panels));
+        params.set("segments", self.segments());
         params.set("rows", self.rows as u32);
         params
     }
 
-    pub fn geometry(self, panels: u32) -> Geometry {
-        forms::geometry(self.op, self.kernel_rows(), self.segments(panels))
+    pub fn geometry(self) -> Geometry {
+        forms::geometry(self.op, self.kernel_rows(), self.segments())
     }
 }
 

@@ -43,7 +43,7 @@ fn run_for(
         acts_out.chunks_exact_mut(44).for_each(|record| record[43] = 0);
     }
     bench.put("acts_out", &acts_out);
-    let mut params = shape.params(panels);
+    let mut params = shape.params();
     params.set("base1", (gate.panels.len() / 16) as u32);
     params.set("panels0", panels);
     params.set("panels1", panels);
@@ -60,7 +60,7 @@ fn run_for(
     }
     // Twice where blocks are counted: the count must begin anew.
     for _ in 0..if form == FLAG_SUPER_BLOCKS { 2 } else { 1 } {
-        bench.launch(&shape.key(b), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+        bench.launch(&shape.key(b), shape.target, shape.grid(panels), shape.geometry(), &params, seed);
     }
 
     let what = format!("{shape:?} {b:?}");
@@ -192,7 +192,7 @@ fn one_matrix_after_the_other() {
             bench.put("gated", &vec![0; m * 40]);
             bench.put("acts_out", &vec![0; m * 2 * 44]);
             for &flags in flags {
-                let mut params = shape.params(2);
+                let mut params = shape.params();
                 params.set("base1", (gate.panels.len() / 16) as u32);
                 params.set("stride_a", gate.stride);
                 params.set("panels0", 2);
@@ -201,7 +201,7 @@ fn one_matrix_after_the_other() {
                 params.set("bias1", 40);
                 let records = if flags == FLAG_UP { 0 } else { FLAG_RECORDS };
                 params.set("flags", FLAG_NORM | flags | records);
-                bench.launch(&shape.key(None), shape.target, shape.grid(2), shape.geometry(2), &params, 0);
+                bench.launch(&shape.key(None), shape.target, shape.grid(2), shape.geometry(), &params, 0);
             }
             (bench.words("gated"), bench.words("acts_out"))
         };

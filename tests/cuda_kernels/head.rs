@@ -25,12 +25,12 @@ fn run(shape: Shape, asked: &[u32], seed: u64) -> Vec<u32> {
     let len = shape.m * shape.rows;
     bench.put("logits", &vec![SENTINEL; len + 8]);
     bench.put("best", &vec![SENTINEL; 2 * shape.m * panels as usize]);
-    let mut params = shape.params(panels);
+    let mut params = shape.params();
     params.set("panels0", panels);
     params.set("stride_a", matrix.stride);
     params.set("asked_at", asked_at);
     params.set("flags", if k { 0 } else { FLAG_NORM });
-    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(), &params, seed);
 
     let what = format!("{shape:?} {asked:?}");
     let found = bench.words("logits");

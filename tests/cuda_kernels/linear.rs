@@ -26,7 +26,7 @@ fn run(shape: Shape, run_rows: usize, with: (bool, bool), seed: u64) -> (Vec<u32
     bench.put("residual", &[&bits(&residual)[..], &[SENTINEL; 8]].concat());
     let records_out = shape.m * shape.rows.div_ceil(32);
     bench.put("acts_out", &vec![SENTINEL; (records_out + 1) * 44]);
-    let mut params = shape.params(panels);
+    let mut params = shape.params();
     params.set("base0", 3);
     params.set("panels0", panels);
     params.set("stride_a", matrix.stride);
@@ -37,7 +37,7 @@ fn run(shape: Shape, run_rows: usize, with: (bool, bool), seed: u64) -> (Vec<u32
         params.set("norm", 3 + shape.rows as u32);
         params.set("flags", FLAG_RECORDS);
     }
-    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(), &params, seed);
 
     let what = format!("{shape:?}");
     let found = bench.floats("residual");
@@ -157,10 +157,10 @@ fn products(shape: Shape, matrix: &Matrix, acts: &[Activation], seed: u64) -> Ve
     bench.put("state", &[shape.m as u32; 8]);
     bench.put("residual", &vec![0; shape.m * shape.rows]);
     bench.put("acts_out", &[0]);
-    let mut params = shape.params(panels);
+    let mut params = shape.params();
     params.set("panels0", panels);
     params.set("stride_a", matrix.stride);
-    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(panels), &params, seed);
+    bench.launch(&shape.key(None), shape.target, shape.grid(panels), shape.geometry(), &params, seed);
     bench.words("residual")
 }
 

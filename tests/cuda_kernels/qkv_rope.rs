@@ -63,7 +63,7 @@ fn run(
     bench.put("values", &vec![SENTINEL; cache_len]);
     let panels = matrices.each_ref().map(|m| m.panel_count());
     let all = panels.iter().sum();
-    let mut params = shape.params(all);
+    let mut params = shape.params();
     let mut base = 0;
     for (i, (base_name, panels_name, bias_name)) in
         [("base0", "panels0", "bias0"), ("base1", "panels1", "bias1"), ("base2", "panels2", "bias2")]
@@ -89,7 +89,7 @@ fn run(
     params.set("rope_pairs", pairs as u32);
     params.set("context", CONTEXT as u32);
     params.set("flags", flags | if k { 0 } else { FLAG_NORM });
-    bench.launch(&shape.key(b), shape.target, shape.grid(all), shape.geometry(all), &params, seed);
+    bench.launch(&shape.key(b), shape.target, shape.grid(all), shape.geometry(), &params, seed);
 
     let what = format!("{shape:?} {b:?} {heads:?}");
     let (query, keys, values) = (bench.words("query"), bench.words("keys"), bench.words("values"));

@@ -14,14 +14,15 @@
 use super::pool::{Barrier, Pool, PoolError, SharedBuffer, share};
 use super::simd::{
     Attention, AttentionScratch, Epilogue, Isa, KvCache, Matrix, Norm, Panels, Product, ROWS, Source, Tile,
-    TileKind, Tiles, attend, multiply, multiply_panels, quantize_tile, rms_norm, shares,
+    TileKind, Tiles, attend, inverse_rms, multiply, multiply_panels, quantize_tile, shares,
 };
 use super::slots::check_finite;
 use crate::backend::Error;
 use crate::plan::{
-    BufferId, Linear, Op, Pairing, Plan, RopeTable, Row, Step, Weight, WeightId, WeightSource,
+    Activations, BufferId, Linear, Op, Pairing, Plan, RopeTable, Row, Shape, Step, Weight, WeightId,
+    WeightSource,
 };
-use crate::quant;
+use crate::quant::{self, Cut};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -69,6 +70,10 @@ pub(super) struct Buffers {
     /// Quantized inputs, one per kind and width that the plan's products ask for: a set that all workers share, or,
     /// for few rows, a set for each.
     tiles: Vec<Vec<Tiles>>,
+    /// 1 / rms for each of an op's up to three matrices and each row, `[3, rows]`: as many sets.
+    factors: Vec<SharedBuffer<f32>>,
+    /// How the rows of each matrix are cut, and the activations where their squares are added up; by weight.
+    cuts: Vec<(Cut, Cut)>,
     scratch: AttentionScratch,
 }
 
@@ -90,6 +95,15 @@ impl Buffers {
                 kinds.push((kind, weight.cols));
             }
         }
+        let mut cuts = vec![(Cut::WHOLE, Cut::WHOLE); plan.weights.len()];
+        for op in plan.steps.iter().map(|step| &step.op).filter(|op| !matches!(op, Op::Embed { .. })) {
+            for id in op.matrices() {
+                if let Some(cuts) = cuts.get_mut(id.0 as usize) {
+                    *cuts = (plan.cut(op, id), plan.squares_cut(op, id));
+                }
+            }
+        }
+        let factors = (0..sets).map(|_| SharedBuffer::new(plan.rows.saturating_mul(3)));
         let set = |_| kinds.iter().map(|&(kind, cols)| Tiles::new(kind, cols, plan.rows)).collect();
         let activations = plan.buffers.iter().map(|buffer| SharedBuffer::new(buffer.rows * buffer.width));
         Ok(Self {
@@ -97,6 +111,8 @@ impl Buffers {
             key: SharedBuffer::new(plan.rows * kv_width)?,
             value: SharedBuffer::new(plan.rows * kv_width)?,
             tiles: (0..sets).map(set).collect::<Result<_, _>>()?,
+            factors: factors.collect::<Result<_, _>>()?,
+            cuts,
             scratch: AttentionScratch::new(&plan.shape, context, plan.rows, threads)?,
         })
     }
@@ -158,9 +174,9 @@ impl<'a> Pass<'a> {
                 let query = (self.activation(Plan::QUERY), self.width(Plan::QUERY));
                 let kv_width = self.kv_width();
                 let products = [
-                    self.product(q, Epilogue::Store, query, worker),
-                    self.product(k, Epilogue::Store, (&self.buffers.key, kv_width), worker),
-                    self.product(v, Epilogue::Store, (&self.buffers.value, kv_width), worker),
+                    self.product((q, Some(0)), Epilogue::Store, query, worker),
+                    self.product((k, Some(1)), Epilogue::Store, (&self.buffers.key, kv_width), worker),
+                    self.product((v, Some(2)), Epilogue::Store, (&self.buffers.value, kv_width), worker),
                 ];
                 let heads = Heads { layer: step.layer.unwrap_or(0), q_norm, k_norm };
                 match products {
@@ -179,15 +195,15 @@ impl<'a> Pass<'a> {
             Op::GateUp { norm, gate, up } => {
                 self.fill_tiles(&[gate.weight, up.weight], residual, Some(norm), None, worker);
                 let gated = (self.activation(Plan::GATED), self.width(Plan::GATED));
-                let Some(up) = self.matrix(up, worker) else { return };
-                let product = self.product(gate, Epilogue::Gate(up), gated, worker);
+                let Some(up) = self.matrix((up, Some(1)), worker) else { return };
+                let product = self.product((gate, Some(0)), Epilogue::Gate(up), gated, worker);
                 self.multiply(&[product], self.rows.len(), worker);
             }
             Op::Head { norm, output } => {
                 self.fill_tiles(&[output], residual, Some(norm), Some(self.asked), worker);
                 let logits = (self.activation(Plan::LOGITS), self.width(Plan::LOGITS));
                 let output = Linear { weight: output, bias: None };
-                let product = self.product(output, Epilogue::Store, logits, worker);
+                let product = self.product((output, Some(0)), Epilogue::Store, logits, worker);
                 self.multiply(&[product], self.asked.len(), worker);
             }
             Op::Sample => {}
@@ -207,7 +223,7 @@ impl<'a> Pass<'a> {
     fn add_to_residual(&self, linear: Linear, from: BufferId, worker: Worker<'_>) {
         self.fill_tiles(&[linear.weight], from, None, None, worker);
         let residual = (self.activation(Plan::RESIDUAL), self.width(Plan::RESIDUAL));
-        let product = self.product(linear, Epilogue::Add, residual, worker);
+        let product = self.product((linear, None), Epilogue::Add, residual, worker);
         self.multiply(&[product], self.rows.len(), worker);
     }
 
@@ -219,7 +235,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Normalizes and quantizes a buffer's rows into the tiles that `weights` read.
+    /// Weights with a norm and quantizes a buffer's rows into the tiles that `weights` read; computes 1 / rms for each.
     fn fill_tiles(
         &self,
         weights: &[WeightId],
@@ -231,7 +247,9 @@ impl<'a> Pass<'a> {
         let (width, tokens) = (self.width(from), rows.map_or(self.rows.len(), <[usize]>::len));
         // SAFETY: the buffer was written before the last barrier and is only read in this phase.
         let x = unsafe { self.activation(from).slice(0..self.rows.len() * width) };
-        let norm = norm.map(|id| Norm { weight: self.weights.vector(id), eps: self.plan.shape.rms_norm_eps });
+        let eps = self.plan.shape.rms_norm_eps;
+        let whole = (!self.norms_products()).then_some(eps);
+        let norm = norm.map(|id| Norm { weight: self.weights.vector(id), eps: whole });
         let count = Tile::count(self.isa, tokens);
         let (tiles, own) = self.tiles(worker);
         let asked =
@@ -245,9 +263,39 @@ impl<'a> Pass<'a> {
                 unsafe { quantize_tile(self.isa, tiles, tile, source, norm) };
             }
         }
+        if norm.is_some() && self.norms_products() {
+            for token in (0..tokens).filter(|token| own || token % worker.count == worker.index) {
+                let row = rows.map_or(Some(token), |rows| rows.get(token).copied());
+                let x = row.and_then(|row| x.get(row * width..(row + 1) * width)).unwrap_or(&[]);
+                let mut last: Option<(Cut, f32)> = None;
+                for (index, id) in weights.iter().enumerate().take(3) {
+                    let cut = self.buffers.cuts[id.0 as usize].1;
+                    let factor = match last {
+                        Some((same, factor)) if same == cut => factor,
+                        _ => inverse_rms(self.isa, x, cut, eps),
+                    };
+                    last = Some((cut, factor));
+                    let at = index * self.plan.rows + token;
+                    // SAFETY: the factors are this worker's own, or each token's have one writer, by its number, and a
+                    // barrier follows before anyone reads them.
+                    unsafe { self.factors(worker).slice_mut(at..at + 1).fill(factor) };
+                }
+            }
+        }
         if !own {
             worker.barrier.wait();
         }
+    }
+
+    /// Whether norms are left to the products that they are in front of.
+    fn norms_products(&self) -> bool {
+        self.plan.numerics.activations != Activations::Q8K
+    }
+
+    /// This worker's factors: its own where its tiles are.
+    fn factors(&self, worker: Worker<'_>) -> &'a SharedBuffer<f32> {
+        let factors = &self.buffers.factors;
+        &factors[worker.index.min(factors.len() - 1)]
     }
 
     fn multiply(&self, products: &[Option<Product<'_>>], tokens: usize, worker: Worker<'_>) {
@@ -329,8 +377,7 @@ impl<'a> Pass<'a> {
             return unsafe { self.kv_cache.store_value(self.isa, heads.layer, place, values) };
         }
         if let Some(norm) = norm {
-            let norm = Norm { weight: self.weights.vector(norm), eps: shape.rms_norm_eps };
-            rms_norm(self.isa, values, norm);
+            head_norm(values, self.weights.vector(norm), shape);
         }
         rotate(values, shape.rope_pairing, self.rope, row.position as usize);
         if head >= query_heads {
@@ -358,16 +405,23 @@ impl<'a> Pass<'a> {
         worker.barrier.wait();
     }
 
-    fn matrix(&self, linear: Linear, worker: Worker<'_>) -> Option<Matrix<'a>> {
+    /// A matrix with what it is multiplied with; where a norm stands in front, its place among the op's matrices.
+    fn matrix(&self, (linear, normed): (Linear, Option<usize>), worker: Worker<'_>) -> Option<Matrix<'a>> {
         let weights = self.weights.panels.get(linear.weight.0 as usize)?.as_ref()?;
         let kind = self.kind(linear.weight);
         let x = self.tiles(worker).0.iter().find(|t| (t.kind(), t.cols()) == (kind, weights.cols()))?;
-        Some(Matrix { weights, x, bias: linear.bias.map(|bias| self.weights.vector(bias)) })
+        let factors = normed.filter(|_| self.norms_products()).map(|index| {
+            let at = index * self.plan.rows;
+            // SAFETY: as for the tiles: they are this worker's own and written, or were written before the last barrier.
+            unsafe { self.factors(worker).slice(at..at + self.plan.rows) }
+        });
+        let cut = self.buffers.cuts[linear.weight.0 as usize].0;
+        Some(Matrix { weights, x, cut, factors, bias: linear.bias.map(|bias| self.weights.vector(bias)) })
     }
 
     fn product(
         &self,
-        linear: Linear,
+        linear: (Linear, Option<usize>),
         epilogue: Epilogue<'a>,
         (out, stride): (&'a SharedBuffer<f32>, usize),
         worker: Worker<'_>,
@@ -389,6 +443,32 @@ impl<'a> Pass<'a> {
 
     fn kv_width(&self) -> usize {
         self.plan.shape.num_kv_heads * self.plan.shape.head_dim
+    }
+}
+
+/// Norms a head of queries or keys in place, in the order of `twin/rms_norm.rs`.
+fn head_norm(head: &mut [f32], weight: &[f32], shape: &Shape) {
+    let pairs = shape.rope_dim / 2;
+    let mut lanes = [0.0f32; 32];
+    for pair in 0..head.len() / 2 {
+        let (a, b) = match shape.rope_pairing {
+            Pairing::Neox if pair < pairs => (pair, pair + pairs),
+            _ => (2 * pair, 2 * pair + 1),
+        };
+        let (Some(a), Some(b)) = (head.get(a), head.get(b)) else { continue };
+        let lane = &mut lanes[pair % 32];
+        *lane = b.mul_add(*b, a.mul_add(*a, *lane));
+    }
+    let mut half = 16;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    let scale = 1.0 / (lanes[0] / head.len() as f32 + shape.rms_norm_eps).sqrt();
+    for (x, weight) in head.iter_mut().zip(weight) {
+        *x = *x * scale * weight;
     }
 }
 

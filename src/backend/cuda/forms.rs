@@ -3,21 +3,12 @@
 use super::sources;
 use crate::backend::gpu::weights;
 use crate::plan::{Activations, OpKind};
-use crate::quant::TensorType;
+use crate::quant::{self, TensorType};
 
 /// Rows of activations in a tile of a prefill kernel.
 pub const TILE: u32 = 32;
 /// Rows of activations that a decode kernel can have.
 pub const MOST_DECODE_ROWS: u32 = 8;
-/// Warps that all blocks of a product should have together, if the matrix has the columns for it: 16 for each of 128
-/// multiprocessors. With 1 to 3 KB in flight per warp this covers a microsecond of the fastest memory there is.
-const WARPS: u32 = 2048;
-/// Most segments of a row: a block has no more than 512 threads, which leaves each 128 registers, and `gate_up` takes two
-/// matrices side by side.
-const MOST_SEGMENTS: u32 = 16;
-/// Fewest: less than four warps per block leave a multiprocessor empty before it runs out of blocks.
-const FEWEST_SEGMENTS: u32 = 4;
-
 /// How activations lie in records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -65,12 +56,7 @@ pub fn product(activations: Activations, tensor_type: TensorType) -> &'static st
 
 /// Columns that one unit of a type's kernel covers.
 pub fn unit_columns(tensor_type: TensorType, x: &str) -> u32 {
-    match tensor_type {
-        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K if x == "q8_k" => 256,
-        TensorType::Q4_K | TensorType::Q5_K => 64,
-        TensorType::Q6_K => 128,
-        _ => 32,
-    }
+    quant::unit_columns(tensor_type, x == "q8_k") as u32
 }
 
 /// The two types of a mixture for which there is one kernel, the first being `A`.
@@ -104,15 +90,6 @@ pub fn product_key(op: OpKind, a: TensorType, b: Option<TensorType>, x: &str, ro
         Rows::Decode(rows) => format!("{key} M={rows} X={x}"),
         Rows::Tile => key + " TILE=1 X=" + x,
     }
-}
-
-/// How many parts the columns of a row are cut into: what a row's sum depends on, so it comes from the matrix alone,
-/// never from the batch. `panels` are those of all matrices of the launch (of `gate_up`: of one), `units` those of the
-/// type that has the fewest.
-pub fn segments(op: OpKind, panels: u32, units: u32) -> u32 {
-    let (most, matrices) = if op == OpKind::GateUp { (MOST_SEGMENTS / 2, 2) } else { (MOST_SEGMENTS, 1) };
-    let wanted = WARPS.div_ceil(panels.max(1) * matrices);
-    wanted.clamp(FEWEST_SEGMENTS, most).min(units.max(1))
 }
 
 /// Threads and dynamic shared memory of a block.
@@ -151,20 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_fill_a_device_and_fit_a_block() {
-        // 0.5B, 1.5B and 7B: output projection, gate and up, head.
-        assert_eq!(segments(OpKind::AttnOut, 28, 28), 16);
-        assert_eq!(segments(OpKind::AttnOut, 48, 12), 12);
-        assert_eq!(segments(OpKind::GateUp, 280, 24), 4);
-        assert_eq!(segments(OpKind::GateUp, 1, 24), 8);
-        assert_eq!(segments(OpKind::Head, 4748, 28), 4);
-        assert_eq!(segments(OpKind::Down, 48, 1), 1);
-        for op in [OpKind::GateUp, OpKind::Down] {
-            for panels in 1..5000 {
-                let segments = segments(op, panels, 1000);
-                let geometry = geometry(op, Rows::Decode(8), segments);
-                assert!(geometry.threads <= 512 && geometry.shared_bytes <= 48 << 10);
-            }
+    fn segments_fit_a_block() {
+        // The most that `Plan::segments` gives.
+        for (op, segments) in [(OpKind::GateUp, 8), (OpKind::Down, 16)] {
+            let geometry = geometry(op, Rows::Decode(8), segments);
+            assert!(geometry.threads <= 512 && geometry.shared_bytes <= 48 << 10);
         }
     }
 }

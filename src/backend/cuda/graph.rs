@@ -295,9 +295,8 @@ impl<'a> Builder<'a> {
             if norm.is_some() && self.producers_quantize() {
                 params.flags |= FLAG_NORM;
             }
-            let units = |tensor_type| (columns as u32).div_ceil(unit_columns(tensor_type, x));
-            params.units_a = units(a);
-            params.units_b = b.map_or(0, units);
+            params.units_a = (columns as u32).div_ceil(unit_columns(a, x));
+            params.units_b = b.map_or(0, |b| (columns as u32).div_ceil(unit_columns(b, x)));
             for (index, part) in parts.iter().enumerate().take(3) {
                 params.base[index] = part.base;
                 params.panels[index] = part.panels;
@@ -314,8 +313,7 @@ impl<'a> Builder<'a> {
                 Op::GateUp { .. } => params.panels[0].max(params.panels[1]),
                 _ => params.panels.iter().sum(),
             };
-            let fewest = b.map_or(params.units_a, |b| params.units_a.min(units(b)));
-            params.segments = forms::segments(op.kind(), panels, fewest);
+            params.segments = self.plan.segments(&op) as u32;
             let mut buffers = finish(self, &mut params);
             if matches!(op, Op::GateUp { .. }) {
                 match params.panels {

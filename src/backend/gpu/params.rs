@@ -58,7 +58,8 @@ pub(in crate::backend) struct Params {
     pub(in crate::backend) stride_b: u32,
     pub(in crate::backend) second: u32,
     pub(in crate::backend) columns: u32,
-    pub(in crate::backend) padding: [u32; 3],
+    pub(in crate::backend) squares: [u32; 2],
+    pub(in crate::backend) zero: u32,
 }
 
 impl Params {

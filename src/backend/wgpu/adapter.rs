@@ -13,7 +13,7 @@ pub struct AdapterChoice {
     pub allow_software: bool,
     /// Use no more than every WebGPU device has: a test of the smallest device on a larger one.
     pub smallest_limits: bool,
-    /// Invocations of a matrix-vector workgroup, 256, 512 or 1024, instead of what suits the adapter. For tests.
+    /// Most invocations of a matrix-vector workgroup, 256, 512 or 1024, instead of what suits the adapter. For tests.
     pub invocations: Option<u32>,
     /// Whether to take shader variants that use subgroups, instead of what suits the adapter. For tests.
     pub subgroups: Option<bool>,
@@ -81,7 +81,7 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// Invocations of a matrix-vector workgroup: 32 rows times the parts that the columns are cut into. A software adapter
+/// Most invocations of a matrix-vector workgroup: 32 rows times the segments that are summed at a time. A software adapter
 /// gains nothing from more than the least.
 pub(super) fn matvec_invocations(software: bool, limits: &Limits) -> u32 {
     match limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) {

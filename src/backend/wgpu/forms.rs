@@ -3,7 +3,7 @@
 use super::shaders;
 use crate::backend::gpu::weights;
 use crate::plan::Activations;
-use crate::quant::TensorType;
+use crate::quant::{self, TensorType};
 
 /// How activations lie in records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,12 +44,7 @@ pub(super) fn product(activations: Activations, tensor_type: TensorType) -> &'st
 
 /// Columns that one unit of a type's shader covers.
 pub(super) fn unit_columns(tensor_type: TensorType, x: &str) -> u32 {
-    match tensor_type {
-        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K if x == "q8_k" => 256,
-        TensorType::Q4_K | TensorType::Q5_K => 64,
-        TensorType::Q6_K => 128,
-        _ => 32,
-    }
+    quant::unit_columns(tensor_type, x == "q8_k") as u32
 }
 
 /// The two types of a mixture for which there is one shader, the first being `A`.

@@ -21,6 +21,8 @@ pub struct Gpu {
     pub(super) timestamps: bool,
     /// Invocations of a matrix-vector workgroup.
     pub(super) invocations: u32,
+    /// Whether `fma` rounds once. Software adapters have been seen to round twice.
+    pub(super) fused: bool,
     /// Whether shader variants that use subgroups are taken.
     pub(super) subgroups: bool,
     pub(super) pipelines: Pipelines,
@@ -101,6 +103,7 @@ impl Gpu {
             limits,
             timestamps: features.contains(timing),
             invocations,
+            fused: !summary.software,
             subgroups,
             pipelines: Pipelines::default(),
             pipeline_cache,

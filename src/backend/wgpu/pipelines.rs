@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The line of `shaders/shared/fused.wgsl` that trusts the adapter's `fma` to round once.
+const FUSED: &str = "const FUSED: bool = true;";
+
 /// A variant with the values of its `override` constants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PipelineKey {
@@ -115,7 +118,11 @@ impl Gpu {
         let layout = self
             .device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-        let source = wgpu::ShaderSource::Wgsl(variant.text.into());
+        let text = match self.fused {
+            true => variant.text.into(),
+            false => variant.text.replace(FUSED, "const FUSED: bool = false;").into(),
+        };
+        let source = wgpu::ShaderSource::Wgsl(text);
         let module = trusted::shader_module(&self.device, wgpu::ShaderModuleDescriptor { label, source });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,

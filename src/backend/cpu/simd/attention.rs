@@ -7,9 +7,10 @@
 //! values weighted by them. Parts are merged in the order of positions (an online softmax); the last step divides by
 //! the sum.
 //!
-//! - A score is a dot of head_dim products, by fma in the order of dimensions, then multiplied by 1 / sqrt(head_dim).
-//! - In a part, lane i of 16 adds up the weights of positions i, i + 16, ..., then halves of the lanes are added (8 + 8,
-//!   4 + 4, 2 + 2, 1 + 1); values are added up by fma in the order of positions.
+//! - A score is a dot of head_dim products, by fma in the order of RoPE's pairs, then multiplied by 1 / sqrt(head_dim).
+//! - In a part, weights are added up 32 positions at a time by halves (16 + 16, 8 + 8, ..., 1 + 1), then the eight sums in
+//!   order; values go to [`KvLayout::value_sums`](crate::plan::KvLayout::value_sums) sums in turn, by fma in the order of
+//!   positions, which are then added in order.
 //!
 //! # Speed
 //!
@@ -32,7 +33,7 @@ use super::cache::{KvCache, SPLIT};
 use super::isa::{Isa, Task};
 use super::lanes::{Lanes, exp, reduce_add, reduce_max};
 use crate::backend::cpu::pool::{Barrier, PoolError, SharedBuffer};
-use crate::plan::{KvType, Row, Shape};
+use crate::plan::{KvType, Pairing, Row, Shape};
 
 /// The widest head.
 pub const MAX_HEAD_DIM: usize = 512;
@@ -191,6 +192,11 @@ impl Attention<'_> {
         };
         let part = Part {
             dim,
+            turned: match self.shape.rope_pairing {
+                Pairing::Neox => self.shape.rope_dim / 2,
+                Pairing::Norm => 0,
+            },
+            value_sums: self.cache.layout().value_sums(),
             padded: self.cache.padded_dim(),
             heads: self.shape.num_heads,
             all: self.query,
@@ -414,6 +420,9 @@ impl Stored for Single {
 /// The parts of some queries over one split.
 struct Part<'a> {
     dim: usize,
+    /// Pairs of dimensions that lie so far apart; those of the others are neighbours.
+    turned: usize,
+    value_sums: usize,
     padded: usize,
     heads: usize,
     /// `[row][head][head_dim]`.
@@ -459,7 +468,7 @@ impl<S: Stored, const Q: usize> Task for PartOf<'_, S, Q> {
 impl<S: Stored, const Q: usize> PartOf<'_, S, Q> {
     #[inline(always)]
     fn compute<L: Lanes, const P: usize, const C: usize>(self, l: L) {
-        let Part { dim, padded, heads, all, queries, keys, stored, parts } = self.0;
+        let Part { dim, turned, value_sums, padded, heads, all, queries, keys, stored, parts } = self.0;
         let start = queries.iter().map(|q| q.start).min().unwrap_or(0);
         let end = queries.iter().map(|q| q.end).max().unwrap_or(0);
 
@@ -480,15 +489,19 @@ impl<S: Stored, const Q: usize> PartOf<'_, S, Q> {
         while tile * 16 < end {
             let Some(keys) = keys.get(tile * tile_bytes..(tile + P) * tile_bytes) else { break };
             let mut acc = [[l.splat(0.0); P]; Q];
-            for (d, query) in interleaved.iter().enumerate() {
-                let mut key = [l.splat(0.0); P];
-                for p in 0..P {
-                    key[p] = S::load(l, keys, p * dim + d);
-                }
-                for i in 0..Q {
-                    let x = l.splat(query[i]);
+            for pair in 0..dim.div_ceil(2) {
+                let two = if pair < turned { [pair, pair + turned] } else { [2 * pair, 2 * pair + 1] };
+                for d in two {
+                    let Some(query) = interleaved.get(d) else { break };
+                    let mut key = [l.splat(0.0); P];
                     for p in 0..P {
-                        acc[i][p] = l.fma(x, key[p], acc[i][p]);
+                        key[p] = S::load(l, keys, p * dim + d);
+                    }
+                    for i in 0..Q {
+                        let x = l.splat(query[i]);
+                        for p in 0..P {
+                            acc[i][p] = l.fma(x, key[p], acc[i][p]);
+                        }
                     }
                 }
             }
@@ -518,21 +531,22 @@ impl<S: Stored, const Q: usize> PartOf<'_, S, Q> {
             }
             weights[i][..query.start].fill(0.0);
             weights[i][query.end..].fill(0.0);
-            let mut sum = l.splat(0.0);
-            let seen = query.start / 16..query.end.div_ceil(16);
-            for tile in weights[i].as_chunks::<16>().0.get(seen).unwrap_or(&[]) {
-                sum = l.add(sum, l.load(tile));
+            let mut sum = 0.0;
+            let seen = query.start / 32..query.end.div_ceil(32);
+            let tiles = weights[i].as_chunks::<16>().0.as_chunks::<2>().0;
+            for [low, high] in tiles.get(seen).unwrap_or(&[]) {
+                sum += reduce_add(l, l.add(l.load(low), l.load(high)));
             }
-            parts.sums[i] = [max, reduce_add(l, sum)];
+            parts.sums[i] = [max, sum];
         }
 
         let (mut c, chunks) = (0, padded / 16);
         while c < chunks {
             if c + C <= chunks {
-                weigh::<L, S, Q, C>(l, (chunks, c), stored, &weights, start..end, parts);
+                weigh::<L, S, Q, C>(l, (chunks, c), stored, &weights, (start..end, value_sums), parts);
                 c += C;
             } else {
-                weigh::<L, S, Q, 1>(l, (chunks, c), stored, &weights, start..end, parts);
+                weigh::<L, S, Q, 1>(l, (chunks, c), stored, &weights, (start..end, value_sums), parts);
                 c += 1;
             }
         }
@@ -546,26 +560,45 @@ fn weigh<L: Lanes, S: Stored, const Q: usize, const C: usize>(
     (chunks, c): (usize, usize),
     stored: &[u8],
     weights: &[[f32; SPLIT]; Q],
-    positions: Range<usize>,
+    (positions, value_sums): (Range<usize>, usize),
     parts: &mut Parts,
 ) {
-    let mut acc = [[l.splat(0.0); C]; Q];
-    for position in positions.start..positions.end.min(SPLIT) {
-        let mut v = [l.splat(0.0); C];
-        for j in 0..C {
-            v[j] = S::load(l, stored, position * chunks + c + j);
-        }
-        for i in 0..Q {
-            let weight = l.splat(weights[i][position]);
-            for j in 0..C {
-                acc[i][j] = l.fma(weight, v[j], acc[i][j]);
-            }
-        }
-    }
+    let end = positions.end.min(SPLIT);
     for i in 0..Q {
         for j in 0..C {
             if let Some(to) = parts.values[i].as_chunks_mut::<16>().0.get_mut(c + j) {
-                l.store(acc[i][j], to);
+                *to = [0.0; 16];
+            }
+        }
+    }
+    let before = positions.start - positions.start % value_sums;
+    for sum in 0..value_sums {
+        let mut position = before + sum;
+        if position < positions.start {
+            position += value_sums;
+        }
+        if position >= end {
+            continue;
+        }
+        let mut acc = [[l.splat(0.0); C]; Q];
+        while position < end {
+            let mut v = [l.splat(0.0); C];
+            for j in 0..C {
+                v[j] = S::load(l, stored, position * chunks + c + j);
+            }
+            for i in 0..Q {
+                let weight = l.splat(weights[i][position]);
+                for j in 0..C {
+                    acc[i][j] = l.fma(weight, v[j], acc[i][j]);
+                }
+            }
+            position += value_sums;
+        }
+        for i in 0..Q {
+            for j in 0..C {
+                if let Some(to) = parts.values[i].as_chunks_mut::<16>().0.get_mut(c + j) {
+                    l.store(l.add(l.load(to), acc[i][j]), to);
+                }
             }
         }
     }

@@ -36,8 +36,8 @@ pub(super) trait Format {
     const BLOCKS: usize;
     const SCALES: Scales;
     const OFFSET: Offset;
-    /// The stored integers of block `s` of a unit.
-    fn integers<L: Lanes>(l: L, body: &[u8], s: usize) -> [L::B; 8];
+    /// The stored integers of block `s` of a unit; `one_token`: for a tile of one.
+    fn integers<L: Lanes>(l: L, body: &[u8], s: usize, one_token: bool) -> [L::B; 8];
 }
 
 /// `N` bytes at `offset`; zeros where the slice is too short, which no caller lets happen.
@@ -83,13 +83,20 @@ fn with_fifth_bits<L: Lanes>(l: L, body: &[u8], qh: usize, mut w: [L::B; 8]) -> 
     w
 }
 
+/// The same without a branch, where `high` is not known to the compiler: with one token a shift by nothing costs less than
+/// the eight branches that it makes of the other form; with many tokens, to which one unpacking serves, it costs more.
+#[inline(always)]
+fn either_nibbles<L: Lanes>(l: L, v: L::B, high: usize, one_token: bool) -> L::B {
+    if one_token { l.and(l.shr(v, 4 * high as u32), 15) } else { nibbles(l, v, high) }
+}
+
 /// Half a super-block's nibbles: those of block `s`, the low ones for even, the high ones for odd blocks.
 #[inline(always)]
-fn super_block_nibbles<L: Lanes>(l: L, body: &[u8], qs: usize, s: usize) -> [L::B; 8] {
+fn super_block_nibbles<L: Lanes>(l: L, body: &[u8], qs: usize, s: usize, one_token: bool) -> [L::B; 8] {
     let mut w = [l.load_bytes(at(body, qs)); 8];
     for g in 0..8 {
         let v = l.load_bytes(at(body, qs + 64 * (8 * (s / 2) + g)));
-        w[g] = nibbles(l, v, s % 2);
+        w[g] = either_nibbles(l, v, s % 2, one_token);
     }
     w
 }
@@ -102,7 +109,7 @@ impl Format for Q4_0 {
     const SCALES: Scales = Scales::One;
     const OFFSET: Offset = Offset::Power(3);
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], _: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], _: usize, _: bool) -> [L::B; 8] {
         block_of_nibbles(l, body, 0)
     }
 }
@@ -115,7 +122,7 @@ impl Format for Q4_1 {
     const SCALES: Scales = Scales::WithMinimum;
     const OFFSET: Offset = Offset::None;
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], _: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], _: usize, _: bool) -> [L::B; 8] {
         block_of_nibbles(l, body, 64)
     }
 }
@@ -128,7 +135,7 @@ impl Format for Q5_0 {
     const SCALES: Scales = Scales::One;
     const OFFSET: Offset = Offset::Power(4);
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], _: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], _: usize, _: bool) -> [L::B; 8] {
         with_fifth_bits(l, body, 0, block_of_nibbles(l, body, 64))
     }
 }
@@ -141,7 +148,7 @@ impl Format for Q5_1 {
     const SCALES: Scales = Scales::WithMinimum;
     const OFFSET: Offset = Offset::None;
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], _: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], _: usize, _: bool) -> [L::B; 8] {
         with_fifth_bits(l, body, 64, block_of_nibbles(l, body, 128))
     }
 }
@@ -154,7 +161,7 @@ impl Format for Q8_0 {
     const SCALES: Scales = Scales::One;
     const OFFSET: Offset = Offset::Whole;
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], _: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], _: usize, _: bool) -> [L::B; 8] {
         let mut w = [l.load_bytes(at(body, 0)); 8];
         for g in 1..8 {
             w[g] = l.load_bytes(at(body, 64 * g));
@@ -171,8 +178,8 @@ impl Format for Q4K {
     const SCALES: Scales = Scales::SixBit;
     const OFFSET: Offset = Offset::None;
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], s: usize) -> [L::B; 8] {
-        super_block_nibbles(l, body, 256, s)
+    fn integers<L: Lanes>(l: L, body: &[u8], s: usize, one_token: bool) -> [L::B; 8] {
+        super_block_nibbles(l, body, 256, s, one_token)
     }
 }
 
@@ -184,10 +191,11 @@ impl Format for Q5K {
     const SCALES: Scales = Scales::SixBit;
     const OFFSET: Offset = Offset::None;
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], s: usize) -> [L::B; 8] {
-        let mut w = super_block_nibbles(l, body, 768, s);
+    fn integers<L: Lanes>(l: L, body: &[u8], s: usize, one_token: bool) -> [L::B; 8] {
+        let mut w = super_block_nibbles(l, body, 768, s, one_token);
         for g in 0..8 {
-            w[g] = l.or(w[g], fifth_bit(l, l.load_bytes(at(body, 256 + 64 * g)), s));
+            let high = l.shr(l.load_bytes(at(body, 256 + 64 * g)), s as u32);
+            w[g] = l.or(w[g], l.and(l.shl(high, 4), 16));
         }
         w
     }
@@ -201,20 +209,16 @@ impl Format for Q6K {
     const SCALES: Scales = Scales::Halves;
     const OFFSET: Offset = Offset::Power(5);
     #[inline(always)]
-    fn integers<L: Lanes>(l: L, body: &[u8], s: usize) -> [L::B; 8] {
+    fn integers<L: Lanes>(l: L, body: &[u8], s: usize, one_token: bool) -> [L::B; 8] {
         // 128 columns: blocks 0 and 1 in the low nibbles of 64 bytes, 2 and 3 in the high ones; two bits of each above.
         let (half, quarter) = (s / 4, s % 4);
         let mut w = [l.load_bytes(at(body, 0)); 8];
         for g in 0..8 {
             let low = l.load_bytes(at(body, 1280 + 64 * (16 * half + 8 * (quarter % 2) + g)));
             let high = l.load_bytes(at(body, 256 + 64 * (8 * half + g)));
-            let bits = match quarter {
-                0 => l.and(l.shl(high, 4), 0x30),
-                1 => l.and(l.shl(high, 2), 0x30),
-                2 => l.and(high, 0x30),
-                _ => l.and(l.shr(high, 2), 0x30),
-            };
-            w[g] = l.or(nibbles(l, low, quarter / 2), bits);
+            // As a match this becomes a jump table, whose misses stall the loads.
+            let bits = l.and(l.shl(l.shr(high, 2 * quarter as u32), 4), 0x30);
+            w[g] = l.or(either_nibbles(l, low, quarter / 2, one_token), bits);
         }
         w
     }

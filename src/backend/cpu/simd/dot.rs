@@ -1,17 +1,22 @@
 //! A panel times a tile: 16 rows by up to 16 tokens.
 //!
-//! The order of every sum is that of `quant::dot`: one lane per row, one accumulator per lane and token, block after
-//! block. So nothing here depends on the width of the tile.
+//! The order of every sum is that of `quant::dot`: one lane per row, one accumulator per lane and token, block after block;
+//! where a segment ends, its sum is added to the row's, and the next begins with 0. So nothing here depends on the width of
+//! the tile.
 //!
 //! The integers of a block of weights (8 x 64 bytes) are unpacked once per tile and stay in registers while the tokens
-//! pass by: per token and block 8 byte dots, a conversion, a multiplication and one or two FMAs for 512 products. With
-//! 16 tokens the accumulators, the weights and the scales fill the 32 registers of AVX-512. The dots of one token are
+//! pass by: per token and block 8 byte dots, a conversion, a multiplication and one or two FMAs for 512 products. The
+//! accumulators of a wide tile live in the first-level cache, those of one token in registers. The dots of one token are
 //! a chain of dependent instructions; chains of neighbouring tokens (or, with one token, of neighbouring blocks) overlap
 //! in the CPU's window, so they are not split by hand.
 //!
 //! Tried and lost (Zen 5): unrolling the eight blocks of a super-block, so that shifts are constants (30 GB/s of Q6_K
 //! instead of 44, the code no longer fits the decoder's cache); asking the cache for a whole super-block at once instead
-//! of a part with each block (28 GB/s of Q4_K instead of 41: a burst fills the line buffers).
+//! of a part with each block (28 GB/s of Q4_K instead of 41: a burst fills the line buffers). (Zen 4): emptying and adding
+//! up a wide tile's accumulators in passes of their own where a segment ends (each costs as much as half a block: 16
+//! segments of 2 blocks took 20 % longer), so the first and the last block of a segment have their own forms; the same
+//! forms for one token (25 % longer: four copies of the loop); a `match` over the four places of Q6_K's upper bits (its
+//! jump table costs 20 to 30 % from memory), and a test of bounds for each 64 bytes instead of one for a unit.
 
 use std::marker::PhantomData;
 
@@ -20,7 +25,7 @@ use super::isa::{Isa, Task};
 use super::lanes::Lanes;
 use super::panel::{Panels, ROWS, body_start, tail_start};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, TileKind, WORDS};
-use crate::quant::TensorType;
+use crate::quant::{Cut, TensorType};
 
 /// How far ahead of the loads the cache is asked for weights, in bytes. Measured on Zen 5 with matrices in memory, one
 /// thread, Q4_K: 1 KiB 26 GB/s, 2 KiB 33, 4 KiB 35, 8 KiB 41, 16 KiB 40 (and without any 28).
@@ -29,17 +34,78 @@ const PREFETCH: usize = 8192;
 /// Sums of a tile: `[token][row]`.
 pub(super) type Sums = [[f32; ROWS]];
 
+/// How rows are cut into segments, in blocks of 32 columns; made once for many panels, since it takes divisions.
+#[derive(Clone, Copy)]
+pub(super) struct Segments {
+    /// Blocks of every segment, of a unit, and how many of the segments to come have a unit more.
+    each: usize,
+    unit: usize,
+    longer: usize,
+    /// Blocks that the present segment still has, and whether it has had any.
+    left: usize,
+    begun: bool,
+}
+
+impl Segments {
+    /// The cut of rows of `cols` columns, at the first segment.
+    pub(super) fn new(cut: Cut, cols: usize) -> Self {
+        let (each, unit, longer) = cut.blocks(cols);
+        let mut segments = Self { each, unit, longer, left: 0, begun: false };
+        segments.next();
+        segments
+    }
+
+    #[inline(always)]
+    fn next(&mut self) {
+        self.left = self.each;
+        if self.longer > 0 {
+            self.longer -= 1;
+            self.left += self.unit;
+        }
+    }
+
+    /// Goes on by some blocks, none of which lies in another segment: whether they are its first, and whether its last.
+    #[inline(always)]
+    fn pass(&mut self, blocks: usize) -> (bool, bool) {
+        let first = !self.begun;
+        self.left = self.left.wrapping_sub(blocks);
+        let last = self.left == 0;
+        if last {
+            self.next();
+        }
+        self.begun = !last;
+        (first, last)
+    }
+}
+
+/// Adds a segment's sums to the row's, and begins the next.
+#[inline(always)]
+fn close_segment<L: Lanes, const T: usize>(l: L, acc: &mut [L::F; T], total: &mut [L::F; T]) {
+    for t in 0..T {
+        total[t] = l.add(total[t], acc[t]);
+        acc[t] = l.splat(0.0);
+    }
+}
+
+/// Writes the sums of rows.
+#[inline(always)]
+fn finish<L: Lanes, const T: usize>(l: L, total: &[L::F; T], out: &mut Sums) {
+    for (total, out) in total.iter().zip(out) {
+        l.store(*total, out);
+    }
+}
+
 /// Rows `16 panel ..` of `weights` times a tile of `width` tokens, into `out`, which has `width` entries.
 pub(super) fn dot_panel(
     isa: Isa,
     weights: &Panels,
     panel: usize,
-    kind: TileKind,
-    width: usize,
+    (kind, width): (TileKind, usize),
     x: &[i32],
+    segments: Segments,
     out: &mut Sums,
 ) {
-    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, out };
+    let args = Args { cols: weights.cols(), bytes: weights.panels_from(panel), x, segments, out };
     match width {
         1 => dot_width::<1>(isa, weights.tensor_type(), kind, args),
         4 => dot_width::<4>(isa, weights.tensor_type(), kind, args),
@@ -53,6 +119,7 @@ struct Args<'a> {
     cols: usize,
     bytes: &'a [u8],
     x: &'a [i32],
+    segments: Segments,
     out: &'a mut Sums,
 }
 
@@ -94,21 +161,14 @@ const fn too_wide<L: Lanes, const T: usize>() -> bool {
     T > 8 && !L::WIDE
 }
 
-/// Unit `u` of a panel: its body and its tail.
+/// Unit `u` of a panel: its body and its tail. `None` where the panel is too short, which no caller lets happen: the sums are
+/// then NaN, which the engine's checks name.
 #[inline(always)]
-fn unit<W: Format>(bytes: &[u8], u: usize) -> (&[u8], &[u8; 32]) {
+fn unit<W: Format>(bytes: &[u8], u: usize) -> Option<(&[u8], &[u8; 32])> {
     let start = body_start(u, W::BODY, W::TAIL);
-    let body = bytes.get(start..start + W::BODY).unwrap_or(&[]);
+    let body = bytes.get(start..start + W::BODY)?;
     let tail = if W::TAIL == 0 { &[0; 32] } else { at(bytes, tail_start(u, W::BODY, W::TAIL)) };
-    (body, tail)
-}
-
-/// Writes the accumulators.
-#[inline(always)]
-fn finish<L: Lanes, const T: usize>(l: L, acc: [L::F; T], out: &mut Sums) {
-    for (acc, out) in acc.into_iter().zip(out) {
-        l.store(acc, out);
-    }
+    Some((body, tail))
 }
 
 /// The exact dot of columns `4 from .. 4 to` of a block with one token, the offset taken off; `sum` is the row of words
@@ -157,6 +217,7 @@ fn prefetch_part<L: Lanes, W: Format>(l: L, body: &[u8], s: usize) {
         l.prefetch(body, PREFETCH + 64 * line);
     }
 }
+
 /// Quantized weights, a scale of the activations per 32 columns.
 struct Blocks<'a, W, const T: usize>(Args<'a>, PhantomData<W>);
 
@@ -168,86 +229,124 @@ impl<W: Format, const T: usize> Task for Blocks<'_, W, T> {
         if too_wide::<L, T>() {
             return;
         }
-        let units = self.0.cols / (32 * W::BLOCKS);
+        let Args { bytes, mut segments, out, .. } = self.0;
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
-        let mut acc = [l.splat(0.0); T];
-        for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let (body, tail) = unit::<W>(self.0.bytes, u);
-            if W::BLOCKS == 1 {
-                prefetch_part::<L, W>(l, body, 0);
-            }
-            match W::SCALES {
-                Scales::One => {
-                    let d = l.load_f16(tail);
-                    scaled_block::<L, W, T>(l, &W::integers(l, body, 0), (d, None), &x[0], &mut acc);
-                }
-                Scales::WithMinimum => {
-                    let (d, m) = (l.load_f16(at(body, 0)), l.load_f16(at(body, 32)));
-                    scaled_block::<L, W, T>(l, &W::integers(l, body, 0), (d, Some(m)), &x[0], &mut acc);
-                }
-                Scales::SixBit => {
-                    let (d, dmin) = (l.load_f16(at(body, 0)), l.load_f16(at(body, 32)));
-                    let dmin = l.sub(l.splat(0.0), dmin);
-                    let small = six_bit(l, body);
-                    for s in 0..W::BLOCKS {
-                        prefetch_part::<L, W>(l, body, s);
-                        let scale = l.mul(d, l.to_f(l.widen_u8(&small[s])));
-                        let minimum = l.mul(dmin, l.to_f(l.widen_u8(&small[8 + s])));
-                        let w = W::integers(l, body, s);
-                        scaled_block::<L, W, T>(l, &w, (scale, Some(minimum)), &x[s], &mut acc);
+        let (mut acc, mut total) = ([l.splat(0.0); T], [l.splat(0.0); T]);
+        for (u, xs) in xs.chunks_exact(W::BLOCKS).enumerate() {
+            let Some((body, tail)) = unit::<W>(bytes, u) else { return out.fill([f32::NAN; ROWS]) };
+            let unit_scales = unit_scales::<L, W>(l, body, tail);
+            for (s, x) in xs.iter().enumerate() {
+                prefetch_part::<L, W>(l, body, s);
+                let scales = block_scales::<L, W>(l, body, &unit_scales, s);
+                let w = W::integers(l, body, s, T == 1);
+                let sums = (&mut acc, &mut total);
+                match segments.pass(1) {
+                    // The sums of one token stay in registers.
+                    (_, last) if T == 1 => {
+                        add_block::<L, W, T, false, false>(l, &w, scales, x, sums);
+                        if last {
+                            close_segment(l, &mut acc, &mut total);
+                        }
                     }
-                }
-                Scales::Halves => {
-                    let d = l.load_f16(tail);
-                    for s in 0..W::BLOCKS {
-                        prefetch_part::<L, W>(l, body, s);
-                        let scales = [0, 1].map(|h| at::<16>(body, 16 * (2 * s + h)));
-                        let scales = (l.to_f(l.widen_i8(scales[0])), l.to_f(l.widen_i8(scales[1])));
-                        let w = W::integers(l, body, s);
-                        halved_block::<L, W, T>(l, &w, (d, scales), &x[s], &mut acc);
-                    }
+                    (false, false) => add_block::<L, W, T, false, false>(l, &w, scales, x, sums),
+                    (true, false) => add_block::<L, W, T, true, false>(l, &w, scales, x, sums),
+                    (false, true) => add_block::<L, W, T, false, true>(l, &w, scales, x, sums),
+                    (true, true) => add_block::<L, W, T, true, true>(l, &w, scales, x, sums),
                 }
             }
         }
-        finish(l, acc, self.0.out);
+        finish(l, &total, out);
     }
 }
 
-/// acc = fma(dot * scale, x_scale, acc), then fma(minimum, x_scale * sum, acc).
+/// What a unit says of its blocks' scales.
+struct UnitScales<L: Lanes> {
+    /// The scale, and what is added per sum of activations.
+    scale: L::F,
+    minimum: L::F,
+    /// [`Scales::SixBit`] unpacked: eight rows of scales, eight of minima.
+    small: [[u8; 16]; 16],
+}
+
 #[inline(always)]
-fn scaled_block<L: Lanes, W: Format, const T: usize>(
-    l: L,
-    w: &[L::B; 8],
-    (scale, minimum): (L::F, Option<L::F>),
-    x: &XBlock<T>,
-    acc: &mut [L::F; T],
-) {
-    for t in 0..T {
-        let product = l.mul(l.to_f(dot::<L, W, T>(l, w, x, t, WHOLE)), scale);
-        acc[t] = l.fma(product, l.splat(float(x[SCALE][t])), acc[t]);
-        if let Some(minimum) = minimum {
-            acc[t] = l.fma(minimum, l.splat(float(x[SCALED_SUM][t])), acc[t]);
+fn unit_scales<L: Lanes, W: Format>(l: L, body: &[u8], tail: &[u8; 32]) -> UnitScales<L> {
+    let zero = l.splat(0.0);
+    let small = if W::SCALES == Scales::SixBit { six_bit(l, body) } else { [[0; 16]; 16] };
+    match W::SCALES {
+        Scales::One | Scales::Halves => UnitScales { scale: l.load_f16(tail), minimum: zero, small },
+        Scales::WithMinimum => {
+            UnitScales { scale: l.load_f16(at(body, 0)), minimum: l.load_f16(at(body, 32)), small }
+        }
+        Scales::SixBit => {
+            let minimum = l.sub(zero, l.load_f16(at(body, 32)));
+            UnitScales { scale: l.load_f16(at(body, 0)), minimum, small }
         }
     }
 }
 
-/// acc = fma((scale0 * dot0 + scale1 * dot1) * d, x_scale, acc).
+/// What the integers of a block are multiplied with.
+struct BlockScales<L: Lanes> {
+    scale: L::F,
+    minimum: L::F,
+    /// [`Scales::Halves`]: of the first 16 columns and of the others, besides the scale.
+    halves: [L::F; 2],
+}
+
+/// Those of block `s` of a unit.
+#[inline(always)]
+fn block_scales<L: Lanes, W: Format>(l: L, body: &[u8], unit: &UnitScales<L>, s: usize) -> BlockScales<L> {
+    let UnitScales { scale, minimum, small } = unit;
+    let none = [l.splat(0.0); 2];
+    match W::SCALES {
+        Scales::One | Scales::WithMinimum => BlockScales { scale: *scale, minimum: *minimum, halves: none },
+        Scales::SixBit => BlockScales {
+            scale: l.mul(*scale, l.to_f(l.widen_u8(&small[s]))),
+            minimum: l.mul(*minimum, l.to_f(l.widen_u8(&small[8 + s]))),
+            halves: none,
+        },
+        Scales::Halves => {
+            let halves = [0, 1].map(|h| at::<16>(body, 16 * (2 * s + h)));
+            let halves = [l.to_f(l.widen_i8(halves[0])), l.to_f(l.widen_i8(halves[1]))];
+            BlockScales { scale: *scale, minimum: *minimum, halves }
+        }
+    }
+}
+
+/// acc = fma(dot * scale, x_scale, acc), then, where there are minima, fma(minimum, x_scale * sum, acc). With scales of
+/// halves, the dot times the scale is (scale0 * dot0 + scale1 * dot1) * d.
 ///
-/// The specification adds integers. Here they are floats, and as exact: |dot| <= 16 * 32 * 127, times 128, twice, is
-/// below 2^24.
+/// The `FIRST` block of a segment begins with 0, the `LAST` adds the segment's sum to the row's. The sums of a wide tile live
+/// in memory: to empty and to add them up in passes of their own ([`close_segment`]) costs as much as half a block.
+///
+/// The specification adds the integers of halves. Here they are floats, and as exact: |dot| <= 16 * 32 * 127, times 128,
+/// twice, is below 2^24.
 #[inline(always)]
-fn halved_block<L: Lanes, W: Format, const T: usize>(
+fn add_block<L: Lanes, W: Format, const T: usize, const FIRST: bool, const LAST: bool>(
     l: L,
     w: &[L::B; 8],
-    (d, scales): (L::F, (L::F, L::F)),
+    scales: BlockScales<L>,
     x: &XBlock<T>,
-    acc: &mut [L::F; T],
+    (acc, total): (&mut [L::F; T], &mut [L::F; T]),
 ) {
+    let zero = l.splat(0.0);
     for t in 0..T {
-        let first = l.to_f(dot::<L, W, T>(l, w, x, t, HALVES[0]));
-        let second = l.to_f(dot::<L, W, T>(l, w, x, t, HALVES[1]));
-        let both = l.fma(first, scales.0, l.mul(second, scales.1));
-        acc[t] = l.fma(l.mul(both, d), l.splat(float(x[SCALE][t])), acc[t]);
+        let product = match W::SCALES {
+            Scales::Halves => {
+                let first = l.to_f(dot::<L, W, T>(l, w, x, t, HALVES[0]));
+                let second = l.to_f(dot::<L, W, T>(l, w, x, t, HALVES[1]));
+                l.mul(l.fma(first, scales.halves[0], l.mul(second, scales.halves[1])), scales.scale)
+            }
+            _ => l.mul(l.to_f(dot::<L, W, T>(l, w, x, t, WHOLE)), scales.scale),
+        };
+        let mut sum = l.fma(product, l.splat(float(x[SCALE][t])), if FIRST { zero } else { acc[t] });
+        if matches!(W::SCALES, Scales::WithMinimum | Scales::SixBit) {
+            sum = l.fma(scales.minimum, l.splat(float(x[SCALED_SUM][t])), sum);
+        }
+        if LAST {
+            total[t] = l.add(total[t], sum);
+        } else {
+            acc[t] = sum;
+        }
     }
 }
 
@@ -264,16 +363,19 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
         }
         let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<WORDS>().0;
-        let mut acc = [l.splat(0.0); T];
+        let (mut acc, mut total) = ([l.splat(0.0); T], [l.splat(0.0); T]);
+        let mut segments = self.0.segments;
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let (body, tail) = unit::<W>(self.0.bytes, u);
+            let Some((body, tail)) = unit::<W>(self.0.bytes, u) else {
+                return self.0.out.fill([f32::NAN; ROWS]);
+            };
             let mut dots = [l.splat_i(0); T];
             let mut sums = [l.splat_i(0); T];
             let (d, dmin) = if W::SCALES == Scales::SixBit {
                 let small = six_bit(l, body);
                 for s in 0..W::BLOCKS {
                     prefetch_part::<L, W>(l, body, s);
-                    let w = W::integers(l, body, s);
+                    let w = W::integers(l, body, s, T == 1);
                     let (scale, minimum) = (l.widen_u8(&small[s]), l.widen_u8(&small[8 + s]));
                     for t in 0..T {
                         let dot = dot::<L, W, T>(l, &w, &x[s], t, WHOLE);
@@ -286,7 +388,7 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
             } else {
                 for s in 0..W::BLOCKS {
                     prefetch_part::<L, W>(l, body, s);
-                    let w = W::integers(l, body, s);
+                    let w = W::integers(l, body, s, T == 1);
                     let scale0 = l.widen_i8(at(body, 32 * s));
                     let scale1 = l.widen_i8(at(body, 32 * s + 16));
                     for t in 0..T {
@@ -305,8 +407,11 @@ impl<W: Format, const T: usize> Task for SuperBlocks<'_, W, T> {
                     acc[t] = l.fma(l.to_f(sums[t]), l.mul(dmin, x_scale), acc[t]);
                 }
             }
+            if segments.pass(W::BLOCKS).1 {
+                close_segment(l, &mut acc, &mut total);
+            }
         }
-        finish(l, acc, self.0.out);
+        finish(l, &total, self.0.out);
     }
 }
 
@@ -323,9 +428,12 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
         }
         let units = self.0.cols / (32 * W::BLOCKS);
         let xs = self.0.x.as_chunks::<T>().0.as_chunks::<32>().0;
-        let mut acc = [l.splat(0.0); T];
+        let (mut acc, mut total) = ([l.splat(0.0); T], [l.splat(0.0); T]);
+        let mut segments = self.0.segments;
         for (u, x) in xs.chunks_exact(W::BLOCKS).take(units).enumerate() {
-            let (body, tail) = unit::<W>(self.0.bytes, u);
+            let Some((body, tail)) = unit::<W>(self.0.bytes, u) else {
+                return self.0.out.fill([f32::NAN; ROWS]);
+            };
             let small = if W::SCALES == Scales::SixBit { six_bit(l, body) } else { [[0; 16]; 16] };
             for s in 0..W::BLOCKS {
                 prefetch_part::<L, W>(l, body, s);
@@ -350,7 +458,7 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
                     Offset::Power(power) => -(1 << power),
                     Offset::Whole => -128,
                 };
-                let w = W::integers(l, body, s);
+                let w = W::integers(l, body, s, T == 1);
                 let mut partial = [l.splat(0.0); T];
                 for g in 0..8 {
                     for i in 0..4 {
@@ -368,9 +476,12 @@ impl<W: Format, const T: usize> Task for Decoded<'_, W, T> {
                 for t in 0..T {
                     acc[t] = l.add(acc[t], partial[t]);
                 }
+                if segments.pass(1).1 {
+                    close_segment(l, &mut acc, &mut total);
+                }
             }
         }
-        finish(l, acc, self.0.out);
+        finish(l, &total, self.0.out);
     }
 }
 
@@ -421,7 +532,8 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             return;
         }
         let xs = self.0.x.as_chunks::<T>().0;
-        let mut acc = [l.splat(0.0); T];
+        let (mut acc, mut total) = ([l.splat(0.0); T], [l.splat(0.0); T]);
+        let mut segments = self.0.segments;
         let Some(bytes) = self.0.bytes.get(..self.0.cols * W::BYTES) else { return };
         let blocks = self.0.cols / 32;
         for block in 0..blocks {
@@ -444,6 +556,9 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             for t in 0..T {
                 acc[t] = l.add(acc[t], partial[t]);
             }
+            if segments.pass(1).1 {
+                close_segment(l, &mut acc, &mut total);
+            }
         }
         let rest = bytes.chunks_exact(W::BYTES).zip(xs).skip(32 * blocks);
         if !self.0.cols.is_multiple_of(32) {
@@ -457,7 +572,10 @@ impl<W: FloatFormat, const T: usize> Task for Floats<'_, W, T> {
             for t in 0..T {
                 acc[t] = l.add(acc[t], partial[t]);
             }
+            if segments.pass(1).1 {
+                close_segment(l, &mut acc, &mut total);
+            }
         }
-        finish(l, acc, self.0.out);
+        finish(l, &total, self.0.out);
     }
 }

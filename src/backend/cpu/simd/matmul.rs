@@ -8,12 +8,13 @@
 
 use std::ops::Range;
 
-use super::dot::dot_panel;
+use super::dot::{Segments, dot_panel};
 use super::isa::{Isa, Task};
 use super::lanes::{Lanes, silu};
 use super::panel::{Panels, ROWS};
 use super::tile::{MAX_TILE, Tile, TileKind, Tiles};
 use crate::backend::cpu::pool::SharedBuffer;
+use crate::quant::Cut;
 
 /// Bytes of activations that a group of tiles may have: they share a 1 MiB second-level cache with a panel.
 const GROUP_BYTES: usize = 384 << 10;
@@ -25,7 +26,11 @@ pub struct Matrix<'a> {
     pub weights: &'a Panels,
     /// The activations; of as many columns as the weights.
     pub x: &'a Tiles,
-    /// One value per row.
+    /// How its rows are cut into segments.
+    pub cut: Cut,
+    /// What the results of each token are multiplied by: 1 / rms, where the activations are weighted, but not normed.
+    pub factors: Option<&'a [f32]>,
+    /// One value per row, added afterwards.
     pub bias: Option<&'a [f32]>,
 }
 
@@ -53,6 +58,12 @@ pub struct Product<'a> {
     pub stride: usize,
     /// Where row 0 goes.
     pub column: usize,
+}
+
+impl Matrix<'_> {
+    fn segments(&self) -> Segments {
+        Segments::new(self.cut, self.weights.cols())
+    }
 }
 
 impl Product<'_> {
@@ -114,6 +125,11 @@ pub fn shares(
 pub unsafe fn multiply_panels(isa: Isa, product: &Product<'_>, tokens: usize, panels: Range<usize>) {
     let tiles = Tile::count(isa, tokens);
     let x = product.matrix.x;
+    let segments = product.matrix.segments();
+    let up_segments = match &product.epilogue {
+        Epilogue::Gate(up) => up.segments(),
+        Epilogue::Store | Epilogue::Add => segments,
+    };
     let tile_bytes = x.kind().words(x.cols()).saturating_mul(4 * isa.tile()).max(1);
     let group = (GROUP_BYTES / tile_bytes).max(1);
     let mut sums = [[0.0; ROWS]; MAX_TILE];
@@ -123,10 +139,10 @@ pub unsafe fn multiply_panels(isa: Isa, product: &Product<'_>, tokens: usize, pa
             for index in start..(start + group).min(tiles) {
                 let tile = Tile::get(isa, tokens, index);
                 // SAFETY: the tiles are not written during this phase.
-                unsafe { dot_tile(isa, &product.matrix, panel, tile, &mut sums) };
+                unsafe { dot_tile(isa, (&product.matrix, segments), panel, tile, &mut sums) };
                 if let Epilogue::Gate(up) = &product.epilogue {
                     // SAFETY: as above.
-                    unsafe { dot_tile(isa, up, panel, tile, &mut up_sums) };
+                    unsafe { dot_tile(isa, (up, up_segments), panel, tile, &mut up_sums) };
                     isa.run(Gate { gate: &mut sums[..tile.width], up: &up_sums[..tile.width] });
                 }
                 let rows = panel * ROWS..((panel + 1) * ROWS).min(product.matrix.weights.rows());
@@ -152,13 +168,13 @@ pub unsafe fn multiply_panels(isa: Isa, product: &Product<'_>, tokens: usize, pa
     }
 }
 
-/// A panel times a tile, with the bias.
+/// A panel times a tile, with factors and bias.
 ///
 /// # Safety
 /// Nobody writes the tile meanwhile.
 unsafe fn dot_tile(
     isa: Isa,
-    matrix: &Matrix<'_>,
+    (matrix, segments): (&Matrix<'_>, Segments),
     panel: usize,
     tile: Tile,
     sums: &mut [[f32; ROWS]; MAX_TILE],
@@ -173,11 +189,39 @@ unsafe fn dot_tile(
         *sums = [[f32::NAN; ROWS]; MAX_TILE];
         return;
     }
-    dot_panel(isa, matrix.weights, panel, matrix.x.kind(), tile.width, x, &mut sums[..tile.width]);
-    if let Some(bias) = matrix.bias {
-        for (row, bias) in bias.iter().skip(panel * ROWS).take(ROWS).enumerate() {
-            for sums in &mut sums[..tile.width] {
-                sums[row] += bias;
+    let kind = (matrix.x.kind(), tile.width);
+    dot_panel(isa, matrix.weights, panel, kind, x, segments, &mut sums[..tile.width]);
+    if matrix.factors.is_some() || matrix.bias.is_some() {
+        let factors = matrix.factors.map(|factors| factors.get(tile.first..).unwrap_or(&[]));
+        let bias = matrix.bias.map(|bias| bias.get(panel * ROWS..).unwrap_or(&[]));
+        isa.run(Finish { sums: &mut sums[..tile.tokens], factors, bias });
+    }
+}
+
+/// sums = sums * factor + bias, two roundings; a factor per token, a bias per row.
+struct Finish<'a> {
+    sums: &'a mut [[f32; ROWS]],
+    factors: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+}
+
+impl Task for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        if let Some(factors) = self.factors {
+            for (sums, factor) in self.sums.iter_mut().zip(factors) {
+                l.store(l.mul(l.load(sums), l.splat(*factor)), sums);
+            }
+        }
+        if let Some(bias) = self.bias {
+            let mut padded = [0.0; ROWS];
+            for (to, bias) in padded.iter_mut().zip(bias) {
+                *to = *bias;
+            }
+            for sums in self.sums {
+                l.store(l.add(l.load(sums), l.load(&padded)), sums);
             }
         }
     }

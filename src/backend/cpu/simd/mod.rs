@@ -67,5 +67,5 @@ pub use isa::{Isa, Task};
 pub use lanes::Lanes;
 pub use matmul::{Epilogue, Matrix, Product, multiply, multiply_panels, shares};
 pub use panel::{PackError, PanelMemory, PanelShape, Panels, ROWS};
-pub use quantize::{Norm, Source, quantize_tile, rms, rms_norm};
+pub use quantize::{Norm, Source, inverse_rms, quantize_tile};
 pub use tile::{MAX_TILE, Tile, TileKind, Tiles};

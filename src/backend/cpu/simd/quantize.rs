@@ -1,21 +1,21 @@
-//! RMSNorm and the quantization of activations, fused: a row is read twice and written once, as a tile.
+//! The norm's weights and the quantization of activations, fused: a row is read and written once, as a tile.
 //!
-//! RMSNorm is `y = (x * r) * weight` with `r = 1 / sqrt(mean(x^2) + eps)`. The sum of squares has one order: lane i of
-//! 16 adds up columns i, i + 16, i + 32, ... by fma, then halves of the lanes are added (8 + 8, 4 + 4, 2 + 2, 1 + 1).
-//! [`rms`] is that sum; the specification uses the same order, so that its integers and those here are equal.
+//! RMSNorm is `y = x * weight / rms`. In front of a product `x * weight` is quantized, and the product multiplied by 1 /
+//! rms ([`inverse_rms`]); for `q8_k` the row is normed before. The orders of both sums of squares are those of
+//! `twin/rms_norm.rs`.
 
 use super::isa::{Isa, Task};
 use super::lanes::{Lanes, reduce_add};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, Tile, TileKind, Tiles, WORDS};
-use crate::quant::{BlockQ8_0, q8, q8_k};
+use crate::quant::{BlockQ8_0, Cut, q8, q8_k};
 
-/// RMSNorm.
+/// A norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// One factor per column.
     pub weight: &'a [f32],
-    /// Added to the mean of squares.
-    pub eps: f32,
+    /// Added to the mean of squares, where the row is divided by its rms; `None`: that is left to the products.
+    pub eps: Option<f32>,
 }
 
 /// Where the activations of a run come from.
@@ -59,52 +59,61 @@ pub unsafe fn quantize_tile(isa: Isa, tiles: &Tiles, tile: Tile, source: Source<
     }
 }
 
-/// 1 / sqrt(mean(x^2) + eps), in the order described above.
-pub fn rms(isa: Isa, x: &[f32], eps: f32) -> f32 {
-    isa.run(Rms { x, eps })
+/// 1 / sqrt(mean(x^2) + eps) for products whose columns are cut like this.
+pub fn inverse_rms(isa: Isa, x: &[f32], cut: Cut, eps: f32) -> f32 {
+    isa.run(InverseRms { x, cut, eps })
 }
 
-/// RMSNorm of a row in place, for rows that are not multiplied with a matrix next: a head's query or key.
-pub fn rms_norm(isa: Isa, x: &mut [f32], norm: Norm<'_>) {
-    let r = rms(isa, x, norm.eps);
-    for (x, w) in x.iter_mut().zip(norm.weight) {
-        *x = (*x * r) * w;
-    }
-}
-
-struct Rms<'a> {
+struct InverseRms<'a> {
     x: &'a [f32],
+    cut: Cut,
     eps: f32,
 }
 
-impl Task for Rms<'_> {
+impl Task for InverseRms<'_> {
     type Output = f32;
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> f32 {
-        inverse_rms(l, self.x, self.eps)
+        let (each, unit, longer) = self.cut.blocks(self.x.len());
+        let mut blocks = self.x.chunks(32);
+        let mut sum = 0.0;
+        for segment in 0..self.cut.segments() {
+            let mut part = 0.0;
+            for x in blocks.by_ref().take(each + if segment < longer { unit } else { 0 }) {
+                let mut block = [0.0; 32];
+                for (to, x) in block.iter_mut().zip(x) {
+                    *to = *x;
+                }
+                let [low, high] = block.as_chunks::<16>().0 else { break };
+                let (low, high) = (l.load(low), l.load(high));
+                part += reduce_add(l, l.add(l.mul(low, low), l.mul(high, high)));
+            }
+            sum += part;
+        }
+        1.0 / (sum / self.x.len() as f32 + self.eps).sqrt()
     }
 }
 
-/// See [`rms`].
+/// The same for a whole row that is normed before it is quantized.
 #[inline(always)]
-fn inverse_rms<L: Lanes>(l: L, x: &[f32], eps: f32) -> f32 {
-    let (chunks, rest) = x.as_chunks::<16>();
-    let mut sum = l.splat(0.0);
-    for x in chunks {
-        let x = l.load(x);
-        sum = l.fma(x, x, sum);
-    }
-    if !rest.is_empty() {
-        let mut last = [0.0; 16];
-        for (to, x) in last.iter_mut().zip(rest) {
+fn inverse_rms_of_row<L: Lanes>(l: L, x: &[f32], eps: f32) -> f32 {
+    let mut lanes = [l.splat(0.0); 16];
+    for x in x.chunks(256) {
+        let mut padded = [0.0; 256];
+        for (to, x) in padded.iter_mut().zip(x) {
             *to = *x;
         }
-        let x = l.load(&last);
-        sum = l.fma(x, x, sum);
+        for (lanes, x) in lanes.iter_mut().zip(padded.as_chunks::<16>().0) {
+            let x = l.load(x);
+            *lanes = l.fma(x, x, *lanes);
+        }
     }
-    let mean = reduce_add(l, sum) / x.len() as f32;
-    1.0 / (mean + eps).sqrt()
+    let mut sum = 0.0;
+    for [low, high] in lanes.as_chunks::<2>().0 {
+        sum += reduce_add(l, l.add(*low, *high));
+    }
+    1.0 / (sum / x.len() as f32 + eps).sqrt()
 }
 
 struct Quantize<'a, const T: usize> {
@@ -130,7 +139,11 @@ impl<const T: usize> Task for Quantize<'_, T> {
                 }
                 continue;
             }
-            let factor = self.norm.map(|norm| (inverse_rms(l, x, norm.eps), norm.weight));
+            let factor = match self.norm {
+                Some(Norm { weight, eps: Some(eps) }) => Some((inverse_rms_of_row(l, x, eps), weight)),
+                Some(Norm { weight, eps: None }) => Some((1.0, weight)),
+                None => None,
+            };
             match self.kind {
                 TileKind::F32 => {
                     for (i, (x, row)) in x.iter().zip(rows.iter_mut()).enumerate() {

@@ -3,19 +3,22 @@
 //! Positions are taken in splits of [`SPLIT`], which start at its multiples, so a row's result depends on its own
 //! position only: not on the batch, the chunk or the number of workers. The order of every sum:
 //!
-//! - a score is a dot over the dimensions in order, by fma, then times 1 / sqrt(head_dim);
-//! - a part is the largest score m of a split, the sum of w = e^(score - m), and the values weighted by w. Values are
-//!   added up by fma in the order of positions; weights in 16 lanes, lane i those of positions i, i + 16, ..., then
-//!   halves of the lanes are added (8 + 8, 4 + 4, 2 + 2, 1 + 1);
+//! - a score is a dot over the dimensions, by fma, in the order of RoPE's pairs (`qkv_rope::dimensions`), then times 1 /
+//!   sqrt(head_dim);
+//! - a part is the largest score m of a split, the sum of w = e^(score - m), and the values weighted by w. Weights are
+//!   added up 32 positions at a time by halves (16 + 16, 8 + 8, ..., 1 + 1), then the eight sums in order. Values go to
+//!   [`KvLayout::value_sums`](crate::plan::KvLayout::value_sums) sums in turn, by fma in the order of positions; then
+//!   these are added in order;
 //! - parts are merged in the order of positions, and the last step divides by the sum.
 
 use super::exp::exp;
 use super::kv_cache::KvCache;
+use super::qkv_rope::dimensions;
+use super::rms_norm::halves;
 use crate::plan::{Row, Shape};
 
 /// Positions per part.
 const SPLIT: usize = 256;
-const LANES: usize = 16;
 
 /// Reads `query` [M, num_heads * head_dim] and the cache, writes `attention` of the same shape.
 pub(super) fn attention(
@@ -28,6 +31,7 @@ pub(super) fn attention(
 ) {
     let head_dim = shape.head_dim;
     let group = shape.num_heads / shape.num_kv_heads;
+    let sums = kv_cache.value_sums();
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut key = vec![0.0; head_dim];
     let mut value = vec![0.0; head_dim];
@@ -45,23 +49,38 @@ pub(super) fn attention(
                 for position in positions.clone() {
                     kv_cache.key(layer, slot, kv_head, position, &mut key);
                     let mut dot = 0.0f32;
-                    for i in 0..head_dim {
-                        dot = query[i].mul_add(key[i], dot);
+                    for pair in 0..head_dim.div_ceil(2) {
+                        let (a, b) = dimensions(shape, pair);
+                        dot = query[a].mul_add(key[a], dot);
+                        if b < head_dim {
+                            dot = query[b].mul_add(key[b], dot);
+                        }
                     }
                     scores.push(dot * scale);
                 }
                 let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let mut weights = [0.0f32; SPLIT];
+                for (position, score) in positions.clone().zip(&scores) {
+                    weights[position - split] = exp(score - max);
+                }
+                let sum = weights.as_chunks::<32>().0.iter().map(|weights| halves(*weights));
+                let sum = sum.fold(0.0, |sum, part| sum + part);
                 let mut values = vec![0.0f32; head_dim];
-                let mut lanes = [0.0f32; LANES];
-                for (position, score) in positions.zip(&scores) {
-                    let weight = exp(score - max);
-                    lanes[position % LANES] += weight;
-                    kv_cache.value(layer, slot, kv_head, position, &mut value);
+                for first in 0..sums {
+                    let mut part = vec![0.0f32; head_dim];
+                    for position in (split + first..split + SPLIT).step_by(sums) {
+                        if positions.contains(&position) {
+                            kv_cache.value(layer, slot, kv_head, position, &mut value);
+                            for i in 0..head_dim {
+                                part[i] = weights[position - split].mul_add(value[i], part[i]);
+                            }
+                        }
+                    }
                     for i in 0..head_dim {
-                        values[i] = weight.mul_add(value[i], values[i]);
+                        values[i] += part[i];
                     }
                 }
-                let part = Part { max, sum: sum(lanes), values };
+                let part = Part { max, sum, values };
                 total = Some(match total {
                     None => part,
                     Some(before) => before.merge(&part),
@@ -94,16 +113,4 @@ impl Part {
         }
         Self { max, sum: next.sum.mul_add(after, self.sum * before), values }
     }
-}
-
-/// Adds halves of the lanes until one is left.
-fn sum(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
 }

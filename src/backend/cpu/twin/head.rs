@@ -1,14 +1,13 @@
 //! `Head`: the final norm and the logits of the rows that ask for them.
 
-use super::matmul::{Affine, Matrix, matmul};
-use super::rms_norm::rms_norm;
+use super::matmul::{Affine, Norm, matmul};
 use crate::plan::{Numerics, Row, Shape};
 
 /// Reads `residual` [M, hidden_size], writes `logits` [rows that asked, vocab_size].
 pub(super) fn head(
     shape: &Shape,
     numerics: Numerics,
-    (norm, output): (&[f32], Matrix<'_>),
+    (norm, output): (Norm<'_>, Affine<'_>),
     rows: &[Row],
     residual: &[f32],
     logits: &mut [f32],
@@ -19,7 +18,5 @@ pub(super) fn head(
             asked.extend_from_slice(hidden);
         }
     }
-    let mut normed = vec![0.0; asked.len()];
-    rms_norm(&asked, norm, shape.rms_norm_eps, &mut normed);
-    matmul(numerics.activations, Affine { matrix: output, bias: None }, &normed, logits);
+    matmul(numerics.activations, output, Some(norm), &asked, logits);
 }

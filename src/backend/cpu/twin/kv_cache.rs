@@ -57,6 +57,11 @@ impl KvCache {
         Self { layout, keys, values }
     }
 
+    /// See [`KvLayout::value_sums`].
+    pub(super) fn value_sums(&self) -> usize {
+        self.layout.value_sums()
+    }
+
     /// Stores one head's key and value, `head_dim` values each.
     pub(super) fn append(
         &mut self,

@@ -1,9 +1,10 @@
-//! Matrix times activations, the heart of every projection: `y[m][row] = weight[row] . x[m]`.
+//! Matrix times activations, the heart of every projection: `y[m][row] = weight[row] . x[m]`, the norm in front of it included.
 //!
 //! Each product is `quant`'s scalar dot, so the order of every sum is written there, once.
 
+use super::rms_norm::{inverse_rms, rms_norm};
 use crate::plan::{Activations, Weight, WeightId, WeightSource};
-use crate::quant::{self, Q8KRow, Q8Row, TensorType};
+use crate::quant::{self, Cut, Q8KRow, Q8Row, TensorType};
 
 /// A weight matrix with access to its rows.
 #[derive(Clone, Copy)]
@@ -31,6 +32,16 @@ impl<'a> Matrix<'a> {
 pub(super) struct Affine<'a> {
     pub(super) matrix: Matrix<'a>,
     pub(super) bias: Option<&'a [f32]>,
+    /// How its rows are cut, and the activations where a norm adds up their squares.
+    pub(super) cut: Cut,
+    pub(super) squares_cut: Cut,
+}
+
+/// A norm in front of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Norm<'a> {
+    pub(super) weight: &'a [f32],
+    pub(super) eps: f32,
 }
 
 /// One row of activations in the kind that meets the weights. A row that holds a value that is not a number comes out
@@ -55,23 +66,39 @@ impl<'a> Quantized<'a> {
         }
     }
 
-    fn dot(&self, tensor_type: TensorType, row: &[u8]) -> f32 {
+    fn dot(&self, tensor_type: TensorType, row: &[u8], cut: Cut) -> f32 {
         match self {
-            Self::Q8(x) => quant::dot_q8(tensor_type, row, x),
-            Self::Q8K(x) => quant::dot_q8_k(tensor_type, row, x),
-            Self::F32(x) => quant::dot_f32(tensor_type, row, x),
+            Self::Q8(x) => quant::dot_q8(tensor_type, row, x, cut),
+            Self::Q8K(x) => quant::dot_q8_k(tensor_type, row, x, cut),
+            Self::F32(x) => quant::dot_f32(tensor_type, row, x, cut),
             Self::NotFinite => f32::NAN,
         }
     }
 }
 
 /// Reads `x` [M, cols], writes `y` [M, rows].
-pub(super) fn matmul(activations: Activations, weight: Affine<'_>, x: &[f32], y: &mut [f32]) {
+pub(super) fn matmul(
+    activations: Activations,
+    weight: Affine<'_>,
+    norm: Option<Norm<'_>>,
+    x: &[f32],
+    y: &mut [f32],
+) {
     let Weight { tensor_type, rows, cols, .. } = *weight.matrix.weight;
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(rows)) {
-        let x = Quantized::new(activations, tensor_type, x);
+        let (x, factor) = match norm {
+            None => (x.to_vec(), None),
+            Some(norm) if activations == Activations::Q8K => (rms_norm(x, norm.weight, norm.eps), None),
+            Some(norm) => {
+                let weighted = x.iter().zip(norm.weight).map(|(x, weight)| x * weight).collect();
+                (weighted, Some(inverse_rms(x, weight.squares_cut, norm.eps)))
+            }
+        };
+        let x = Quantized::new(activations, tensor_type, &x);
         for r in 0..rows {
-            y[r] = x.dot(tensor_type, weight.matrix.row(r)) + weight.bias.map_or(0.0, |bias| bias[r]);
+            let product = x.dot(tensor_type, weight.matrix.row(r), weight.cut);
+            let product = factor.map_or(product, |factor| product * factor);
+            y[r] = weight.bias.map_or(product, |bias| product + bias[r]);
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::plan::{
 };
 use crate::quant;
 use kv_cache::KvCache;
-use matmul::{Affine, Matrix};
+use matmul::{Affine, Matrix, Norm};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -119,12 +119,18 @@ impl Twin {
         let source = &*self.source;
         let matrix = |id: WeightId| Matrix { weight: &self.weights[id.0 as usize], id, source };
         let vector = |id: WeightId| &self.vectors[id.0 as usize][..];
-        let affine = |linear: Linear| Affine { matrix: matrix(linear.weight), bias: linear.bias.map(vector) };
+        let norm = |id: WeightId| Norm { weight: vector(id), eps: shape.rms_norm_eps };
+        let affine = |linear: Linear| Affine {
+            matrix: matrix(linear.weight),
+            bias: linear.bias.map(vector),
+            cut: plan.cut(&step.op, linear.weight),
+            squares_cut: plan.squares_cut(&step.op, linear.weight),
+        };
         match step.op {
             Op::Embed { table } => embed::embed(rows, matrix(table), residual),
-            Op::QkvRope { norm, q, k, v, q_norm, k_norm } => {
+            Op::QkvRope { norm: id, q, k, v, q_norm, k_norm } => {
                 let weights = qkv_rope::Weights {
-                    norm: vector(norm),
+                    norm: norm(id),
                     q: affine(q),
                     k: affine(k),
                     v: affine(v),
@@ -136,13 +142,14 @@ impl Twin {
             }
             Op::Attention => attention::attention(shape, rows, query, &self.kv_cache, layer, attention),
             Op::AttnOut { output } => attn_out::attn_out(numerics, affine(output), attention, residual),
-            Op::GateUp { norm, gate, up } => {
+            Op::GateUp { norm: id, gate, up } => {
                 let weights = (affine(gate), affine(up));
-                gate_up::gate_up(shape, numerics, vector(norm), weights, residual, gated);
+                gate_up::gate_up(numerics, norm(id), weights, residual, gated);
             }
             Op::Down { down } => down::down(numerics, affine(down), gated, residual),
-            Op::Head { norm, output } => {
-                head::head(shape, numerics, (vector(norm), matrix(output)), rows, residual, logits);
+            Op::Head { norm: id, output } => {
+                let output = affine(Linear { weight: output, bias: None });
+                head::head(shape, numerics, (norm(id), output), rows, residual, logits);
             }
             // Run by `pass`, which holds the sequences.
             Op::Sample => {}

@@ -11,15 +11,13 @@ use crate::backend::gpu::grid::{Grid, When};
 use crate::backend::gpu::params::{FLAG_GATE, FLAG_NORM, FLAG_RECORDS, FLAG_UP, Params};
 use crate::backend::gpu::weights::matrices;
 use crate::plan::{BufferId, Op, WeightId};
-use crate::quant::{PANEL_ROWS, TensorType};
+use crate::quant::TensorType;
 
 /// Activation rows of a prefill kernel per group of 32 invocations, and its invocations.
 const TILE_M: u32 = 8;
 const TILE_INVOCATIONS: u32 = 128;
 /// Words of workgroup memory that hold parts of sums: see `shaders/shared/matvec.wgsl`.
 const PARTS: u32 = 2048;
-/// Panels from which on a matrix fills a device with the smallest workgroups.
-const MANY_PANELS: u32 = 512;
 /// Sets what is an op's own in the parameters of a product, and gives its own buffers.
 type Finish<'f, 'a> = dyn Fn(&Builder<'a>, &mut Params) -> Vec<Bound> + 'f;
 
@@ -79,17 +77,19 @@ impl<'a> Builder<'a> {
                     }
                 }
             }
-            // The order of a row's sum must not depend on the batch: segments come from the matrix alone.
             let all: u32 = match op {
                 Op::GateUp { .. } => params.panels[0].max(params.panels[1]),
                 _ => params.panels.iter().sum(),
             };
-            let total = ids
-                .iter()
-                .map(|id| self.plan.weights[id.0 as usize].rows.div_ceil(PANEL_ROWS))
-                .sum::<usize>();
-            let wide = if total as u32 >= MANY_PANELS { 256 } else { self.gpu.invocations };
-            params.segments = wide / 32;
+            // A group of 32 invocations per segment; in several rounds of equal length where there are not so many.
+            params.segments = self.plan.segments(&op) as u32;
+            let rounds = params.segments.div_ceil(self.gpu.invocations / 32);
+            let wide = 32 * params.segments.div_ceil(rounds);
+            let squares = |tensor_type| unit_columns(tensor_type, x) / 32;
+            params.squares = [squares(a), b.map_or(1, squares)];
+            if let Op::GateUp { gate, .. } = op {
+                params.squares[0] = squares(self.plan.weights[gate.weight.0 as usize].tensor_type);
+            }
             let mut buffers = finish(self, &mut params);
             if matches!(op, Op::GateUp { .. }) {
                 match params.panels {
@@ -113,7 +113,7 @@ impl<'a> Builder<'a> {
             }
             let variant = find(self.gpu, &format!("{variant} X={x}"))?;
             let (invocations, m) = if tile { (TILE_INVOCATIONS, TILE_M) } else { (wide, rows as u32) };
-            let at_a_time = PARTS / invocations;
+            let at_a_time = (PARTS / invocations).min(invocations / 32);
             let constants = match tile {
                 true => vec![("M", m), ("WG", invocations)],
                 false => vec![("M", m), ("WG", invocations), ("AT_A_TIME", at_a_time)],
