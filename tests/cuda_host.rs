@@ -14,17 +14,6 @@ use support::{cuda, repository};
 /// Exit code, stdout, stderr.
 type Said = (i32, String, String);
 
-/// The folder of the simulator's `libcuda.so`, which `cargo test` has built beside the tests.
-fn simulator() -> Option<PathBuf> {
-    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    if folder.join("libcuda.so").exists() {
-        return Some(folder);
-    }
-    println!("skipped: no libcuda.so of tools/ptxsim-cuda in {}", folder.display());
-    assert!(std::env::var_os("CI").is_none(), "CI must run these tests");
-    None
-}
-
 /// Runs the program over the simulator, or over whatever the system has for `None`.
 fn aprgpu(library: Option<&Path>, environment: &[(&str, &str)], arguments: &[&str]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aprgpu"));
@@ -67,7 +56,7 @@ fn a_machine_without_a_driver_is_told_so() {
 
 #[test]
 fn every_way_to_be_unavailable_is_named() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let cases: [(&str, &str, &[&str]); 5] = [
         ("PTXSIM_DEVICES", "0", &["finds no device"]),
         ("PTXSIM_DRIVER", "11040", &["too old", "11.4", "11.8"]),
@@ -86,7 +75,7 @@ fn every_way_to_be_unavailable_is_named() {
 
 #[test]
 fn the_simulator_is_shown_and_never_chosen() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let (code, out, _) = aprgpu(Some(&library), &[], &["devices"]);
     assert_eq!(code, 0);
     assert!(out.contains("cuda  0: ptxsim (no GPU) (sm_89"), "{out}");
@@ -105,7 +94,7 @@ fn the_simulator_is_shown_and_never_chosen() {
 
 #[test]
 fn a_model_that_does_not_fit_is_refused_with_what_would() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let model = model();
     let long = |memory: &str, context: &str| {
         let arguments =
@@ -163,7 +152,7 @@ fn kept(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn compiled_kernels_are_kept_and_a_damaged_one_is_built_again() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("kernels");
     let with_cache = |more: &[(&str, &str)]| {
@@ -198,7 +187,7 @@ fn compiled_kernels_are_kept_and_a_damaged_one_is_built_again() {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_only_a_note() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
     let inside = file.path().join("kernels");
     let (code, _, said) = run(&library, &[("APRGPU_CACHE", inside.to_str().unwrap())], &[]);
@@ -208,7 +197,7 @@ fn a_cache_that_cannot_be_written_is_only_a_note() {
 
 #[test]
 fn the_program_says_what_the_cpu_says() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let model = model();
     let tokens = |backend: &str| {
         let arguments = [
@@ -243,7 +232,7 @@ fn the_program_says_what_the_cpu_says() {
 
 #[test]
 fn the_self_test_passes_and_times_itself() {
-    let Some(library) = simulator() else { return };
+    let Some(library) = cuda::simulator() else { return };
     let clock = std::time::Instant::now();
     let (code, out, said) =
         aprgpu(Some(&library), &[], &["selftest", "--backend", "cuda", "--quick", "--json"]);

@@ -235,36 +235,15 @@ fn tokens_allocate_nothing_and_stop_at_the_context() {
     assert_eq!(model.backend.counters().launches, launches + model.backend.launches(graph) as u64);
 }
 
-/// Another order of blocks and warps, from a seed: the same bits. The seed is read once per process.
 #[test]
 fn orders_of_warps_give_the_same_bits() {
     let Some(gpu) = cuda::shared() else { return };
-    if !gpu.summary().simulated {
-        println!("skipped: {} orders its warps by itself", gpu.summary().name);
-        return;
-    }
-    let name = "orders_of_warps_give_the_same_bits";
-    if let Some(out) = std::env::var_os("APRGPU_TEST_LOGITS") {
+    cuda::same_under_seeds("orders_of_warps_give_the_same_bits", &[], || {
         let (file, prompts) = tiny_coder();
         let mut model = OnGpu::new(&gpu, &file, DEFAULT);
-        let mut values = Vec::new();
         let tokens: Vec<u32> = prompts[0].tokens.iter().copied().cycle().take(16).collect();
-        for chunk in [16, 3] {
-            values.extend(model.logits(&tokens, chunk));
-        }
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        std::fs::write(out, bytes).unwrap();
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let of_seed = |seed: &str| {
-        let file = folder.path().join(seed);
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", name]).env("PTXSIM_SEED", seed).env("APRGPU_TEST_LOGITS", &file);
-        assert!(command.status().unwrap().success());
-        std::fs::read(file).unwrap()
-    };
-    let first = of_seed("1");
-    assert!(first.len() > 4000);
-    assert!(first == of_seed("20260"), "two orders of warps differ");
+        let values: Vec<f32> = [16, 3].into_iter().flat_map(|chunk| model.logits(&tokens, chunk)).collect();
+        assert!(values.len() > 1000);
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    });
 }

@@ -153,28 +153,12 @@ fn only_captured_decoding_is_persistent() {
     );
 }
 
-/// Other orders of blocks and warps, from seeds, with the check on contraction, too: the same bits. Seeds are read once
-/// per process.
+/// Other orders of blocks and warps, with the check on contraction, too.
 #[test]
 fn orders_of_warps_give_the_same_bits() {
     let Some(gpu) = cuda::shared() else { return };
-    if !gpu.summary().simulated {
-        println!("skipped: {} orders its warps by itself", gpu.summary().name);
-        return;
-    }
-    let name = "orders_of_warps_give_the_same_bits";
-    let left = || run(&gpu, &tiny_coder(), (DEFAULT, Pass::Persistent), 2, (3, 2)).0;
-    if let Some(out) = std::env::var_os("APRGPU_TEST_LEFT") {
-        std::fs::write(out, format!("{:?}", left())).unwrap();
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let expected = format!("{:?}", left());
-    for seed in ["1", "20260"] {
-        let file = folder.path().join(seed);
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", name]).env("PTXSIM_SEED", seed).env("PTXSIM_CHECKS", "strict");
-        assert!(command.env("APRGPU_TEST_LEFT", &file).status().unwrap().success());
-        assert!(std::fs::read_to_string(file).unwrap() == expected, "seed {seed} differs");
-    }
+    cuda::same_under_seeds("orders_of_warps_give_the_same_bits", &[("PTXSIM_CHECKS", "strict")], || {
+        let left = run(&gpu, &tiny_coder(), (DEFAULT, Pass::Persistent), 2, (3, 2)).0;
+        format!("{left:?}").into_bytes()
+    });
 }

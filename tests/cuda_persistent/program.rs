@@ -1,26 +1,14 @@
 //! The setting through the program, over the simulator's driver.
 
-use crate::support::repository;
-use std::path::PathBuf;
+use crate::support::{cuda, repository};
 use std::process::Command;
-
-/// The folder of the simulator's `libcuda.so`, which `cargo test` has built beside the tests.
-fn simulator() -> Option<PathBuf> {
-    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    if folder.join("libcuda.so").exists() {
-        return Some(folder);
-    }
-    println!("skipped: no libcuda.so of tools/ptxsim-cuda in {}", folder.display());
-    assert!(std::env::var_os("CI").is_none(), "CI must run these tests");
-    None
-}
 
 /// Six tokens of a continuation: exit code, stdout, stderr.
 fn run(environment: &[(&str, &str)], more: &[&str]) -> Option<(i32, String, String)> {
     let model = repository("tests/models/tiny-coder.apr");
     let mut command = Command::new(env!("CARGO_BIN_EXE_aprgpu"));
     command.arg("run").arg(model).args(["fn main() {", "-n", "6", "--ctx", "64", "--seed", "3", "--stats"]);
-    command.args(["--backend", "cuda"]).args(more).env("LD_LIBRARY_PATH", simulator()?);
+    command.args(["--backend", "cuda"]).args(more).env("LD_LIBRARY_PATH", cuda::simulator()?);
     let output = command.env("APRGPU_CACHE", "").envs(environment.iter().copied()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))

@@ -5,6 +5,8 @@
 //! runs on the GPU.
 
 use aprgpu::backend::cuda::{DeviceChoice, Gpu};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 /// One device for all tests of a binary. Where there is none, prints why tests are skipped; on CI that is a failure.
@@ -22,4 +24,37 @@ pub(crate) fn shared() -> Option<Arc<Gpu>> {
         }
     };
     GPU.get_or_init(open).clone()
+}
+
+/// The folder of the simulator's `libcuda.so`, for programs that a test starts.
+pub(crate) fn simulator() -> Option<PathBuf> {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    if folder.join("libcuda.so").exists() {
+        return Some(folder);
+    }
+    println!("skipped: no libcuda.so of tools/ptxsim-cuda in {}", folder.display());
+    assert!(std::env::var_os("CI").is_none(), "CI must run these tests");
+    None
+}
+
+/// Demands that what `left` gives is the same under other orders of blocks and warps, from seeds. A seed is read once per
+/// process, so the test that calls this, `name`, is run again by processes of its own, with `environment` besides.
+pub(crate) fn same_under_seeds(name: &str, environment: &[(&str, &str)], left: impl Fn() -> Vec<u8>) {
+    let Some(gpu) = shared() else { return };
+    if !gpu.summary().simulated {
+        println!("skipped: {} orders its warps by itself", gpu.summary().name);
+        return;
+    }
+    if let Some(out) = std::env::var_os("APRGPU_TEST_LEFT") {
+        return std::fs::write(out, left()).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let expected = left();
+    for seed in ["1", "20260"] {
+        let file = folder.path().join(seed);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name]).env("PTXSIM_SEED", seed).envs(environment.iter().copied());
+        assert!(command.env("APRGPU_TEST_LEFT", &file).status().unwrap().success());
+        assert!(std::fs::read(file).unwrap() == expected, "seed {seed} differs");
+    }
 }

@@ -7,7 +7,7 @@
 use super::isa::{Isa, Task};
 use super::lanes::{Lanes, reduce_add};
 use super::tile::{NEGATIVE_HALVES, NEGATIVE_SUM, SCALE, SCALED_SUM, Tile, TileKind, Tiles, WORDS};
-use crate::quant::{BlockQ8_0, Cut, q8, q8_k};
+use crate::quant::{BlockQ8_0, Cut, SegmentSum, q8, q8_k};
 
 /// A norm.
 #[derive(Clone, Copy, Debug)]
@@ -75,23 +75,18 @@ impl Task for InverseRms<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> f32 {
-        let (each, unit, longer) = self.cut.blocks(self.x.len());
-        let mut blocks = self.x.chunks(32);
-        let mut sum = 0.0;
-        for segment in 0..self.cut.segments() {
-            let mut part = 0.0;
-            for x in blocks.by_ref().take(each + if segment < longer { unit } else { 0 }) {
-                let mut block = [0.0; 32];
-                for (to, x) in block.iter_mut().zip(x) {
-                    *to = *x;
-                }
-                let [low, high] = block.as_chunks::<16>().0 else { break };
-                let (low, high) = (l.load(low), l.load(high));
-                part += reduce_add(l, l.add(l.mul(low, low), l.mul(high, high)));
+        let mut sum = SegmentSum::new(self.cut, self.x.len());
+        for x in self.x.chunks(32) {
+            let mut block = [0.0; 32];
+            for (to, x) in block.iter_mut().zip(x) {
+                *to = *x;
             }
-            sum += part;
+            let [low, high] = block.as_chunks::<16>().0 else { break };
+            let (low, high) = (l.load(low), l.load(high));
+            let squares = reduce_add(l, l.add(l.mul(low, low), l.mul(high, high)));
+            sum.add(1, |part| part + squares);
         }
-        1.0 / (sum / self.x.len() as f32 + self.eps).sqrt()
+        1.0 / (sum.total() / self.x.len() as f32 + self.eps).sqrt()
     }
 }
 
