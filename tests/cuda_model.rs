@@ -35,6 +35,14 @@ fn logits_of_the_fixtures_are_within_the_limits() {
 }
 
 #[test]
+fn greedy_tokens_of_the_fixtures_are_the_oracles() {
+    let Some(gpu) = cuda::shared() else { return };
+    whole_model::greedy_tokens_of_the_fixtures_are_the_oracles(&|file, numerics| {
+        OnGpu::new(&gpu, file, numerics)
+    });
+}
+
+#[test]
 fn tiny_coder_decodes_the_oracles_tokens() {
     let Some(gpu) = cuda::shared() else { return };
     whole_model::tiny_coder_decodes_the_oracles_tokens(&|file, numerics| OnGpu::new(&gpu, file, numerics));

@@ -205,28 +205,62 @@ pub(crate) fn logits_are_those_of_the_cpu<B: Backend>(open: Open<'_, B>, all: &[
     }
 }
 
-/// One file of each kind of model by default, all files with `APRGPU_FULL=1`; only those of one model with
-/// `APRGPU_MODEL=qwen3`.
-pub(crate) fn logits_of_the_fixtures_are_within_the_limits<B: Backend>(open: Open<'_, B>) {
-    let Some(fixtures) = fixtures() else { return };
+/// A file of the fixtures with its prompts.
+struct FixtureFile {
+    name: String,
+    path: PathBuf,
+    prompts: Vec<Prompt>,
+}
+
+/// The last file of each kind of model and two prompts of it by default, all files and prompts with `APRGPU_FULL=1`; only
+/// those of one model or one file with `APRGPU_MODEL=qwen3` or `APRGPU_MODEL=coder-F16`.
+fn fixture_files() -> Option<Vec<FixtureFile>> {
+    let fixtures = fixtures()?;
     let full = std::env::var_os("APRGPU_FULL").is_some();
     let one = std::env::var("APRGPU_MODEL").ok();
-    let models = ["coder", "qwen2-896", "qwen2-yarn", "qwen3", "llama-gqa", "llama-spm"];
-    assert!(
-        one.iter().all(|one| models.contains(&one.as_str())),
-        "APRGPU_MODEL={one:?} is none of {models:?}"
-    );
-    for model in models.into_iter().filter(|model| one.as_deref().is_none_or(|one| one == *model)) {
+    let mut files = Vec::new();
+    for model in ["coder", "qwen2-896", "qwen2-yarn", "qwen3", "llama-gqa", "llama-spm"] {
         let folder = fixtures.join(model);
         let index = read_json(&folder.join(format!("{model}.json")));
         let kinds: Vec<&String> = index["files"].as_object().unwrap().keys().collect();
         // The last file: K types are in the model of this repository.
-        let some = if full { &kinds[..] } else { &kinds[kinds.len() - 1..] };
+        let some = if full || one.is_some() { &kinds[..] } else { &kinds[kinds.len() - 1..] };
         for kind in some {
-            let prompts = prompts(&folder, model, kind);
-            let few = if full { &prompts[..] } else { &prompts[..2] };
-            let file = folder.join(format!("{model}-{kind}.gguf"));
-            check_logits(open, &format!("{model}-{kind}"), &file, few);
+            let name = format!("{model}-{kind}");
+            if one.as_ref().is_none_or(|one| *one == model || *one == name) {
+                let mut prompts = prompts(&folder, model, kind);
+                prompts.truncate(if full { prompts.len() } else { 2 });
+                files.push(FixtureFile { path: folder.join(format!("{name}.gguf")), name, prompts });
+            }
+        }
+    }
+    assert!(!files.is_empty(), "APRGPU_MODEL={one:?} names no file of {}", fixtures.display());
+    Some(files)
+}
+
+pub(crate) fn logits_of_the_fixtures_are_within_the_limits<B: Backend>(open: Open<'_, B>) {
+    for file in fixture_files().into_iter().flatten() {
+        check_logits(open, &file.name, &file.path, &file.prompts);
+    }
+}
+
+/// Up to the first step whose margin is so narrow that the error of the activations may choose otherwise: logits of f32
+/// activations are within 1e-5 of the truth's spread.
+pub(crate) fn greedy_tokens_of_the_fixtures_are_the_oracles<B: Backend>(open: Open<'_, B>) {
+    let full = std::env::var_os("APRGPU_FULL").is_some();
+    for file in fixture_files().into_iter().flatten() {
+        for (numerics, narrow) in [(VERIFY, 1e-3), (DEFAULT, 0.5)] {
+            let mut model = open(&file.path, numerics);
+            let mut counts = Vec::new();
+            for prompt in &file.prompts {
+                let sure = prompt.margins.iter().position(|&margin| margin < narrow);
+                let certain = sure.unwrap_or(prompt.greedy.len()).min(if full { usize::MAX } else { 4 });
+                model.backend.set_sampling(0, &Sampling::default(), &prompt.tokens).unwrap();
+                let found = model.generate(&prompt.tokens, certain.max(1), 8);
+                assert_eq!(found[..certain], prompt.greedy[..certain], "{}, {numerics:?}", file.name);
+                counts.push(certain);
+            }
+            println!("{:22} {numerics:?}: {counts:?} tokens were certain, and agree", file.name);
         }
     }
 }
