@@ -5,7 +5,7 @@
 
 mod support;
 
-use aprgpu::backend::Backend;
+use aprgpu::backend::{Backend, Sampling};
 use aprgpu::plan::{Plan, Row};
 use support::cuda;
 use support::on_gpu::OnGpu;
@@ -96,6 +96,30 @@ fn rows_of_one_sequence_go_together() {
         assert_eq!(kernels, [false, true]);
         assert!(first == 0 || logits == expected);
     }
+}
+
+/// Chips from sm_90 on run other texts of the kernels, as dependent launches: whatever touches results of the launch before too
+/// early is a fault there. Prompts by tiles and by rows, passes of one row and of several, sampled and not.
+#[test]
+fn dependent_launches_give_the_same_bits() {
+    let name = "dependent_launches_give_the_same_bits";
+    cuda::same_in_other_processes(name, &[vec![("PTXSIM_SM", "90")], vec![("PTXSIM_SM", "120")]], || {
+        let gpu = cuda::shared().unwrap();
+        let (file, prompts) = tiny_coder();
+        let prompt = &prompts[1].tokens;
+        let mut left = Vec::new();
+        for numerics in [DEFAULT, LIKE_LLAMA, VERIFY] {
+            let mut model = OnGpu::new(&gpu, &file, numerics);
+            for chunk in [64, 8] {
+                let logits = model.logits(prompt, chunk);
+                left.extend(logits.into_iter().flat_map(f32::to_le_bytes));
+            }
+            let sampling = Sampling { temperature: 0.8, seed: 3, repeat_penalty: 1.2, ..Sampling::default() };
+            model.backend.set_sampling(0, &sampling, prompt).unwrap();
+            left.extend(model.generate(prompt, 8, 3).into_iter().flat_map(u32::to_le_bytes));
+        }
+        left
+    });
 }
 
 #[test]

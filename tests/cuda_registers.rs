@@ -1,5 +1,6 @@
-//! What NVIDIA's assembler makes of every kernel: it must take each for its own target and all above it, spill nothing, and use no
-//! more registers and shared memory than `kernels/registers.md` says.
+//! What NVIDIA's assembler makes of every kernel: it must take each for its own target and all above it, spill nothing, use no
+//! more registers and shared memory than `kernels/registers.md` says, and leave the first loads of weights before the wait of a
+//! dependent launch.
 //!
 //! `PTXAS=fetch cargo test --release --test cuda_registers` fetches the assembler (PyPI `nvidia-cuda-nvcc`, with pip) into
 //! `target/tmp/ptxas` and checks; `PTXAS=/path/to/ptxas` takes one that is there; without `PTXAS` the check is skipped. It takes some
@@ -209,6 +210,36 @@ fn every_kernel_assembles_and_has_not_grown() {
         .map(|(place, number)| format!("{place:?}: {number}, was {:?}", known.get(&place)))
         .collect();
     assert!(grown.is_empty(), "{} have grown:\n{}", grown.len(), grown.join("\n"));
+}
+
+/// What dependent launches are for: the first weights of a product are asked for before the wait for the launch before. ptxas may
+/// move loads behind the wait, so this looks at what it made.
+#[test]
+fn weights_are_asked_for_before_the_wait() {
+    let Some(ptxas) = support::ptxas::asked_for() else { return };
+    let Some(nvdisasm) = support::ptxas::disassembler(&ptxas) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let products = sources::variants().filter(|variant| {
+        let of_decode = matches!(variant.define("M"), Some("1" | "2" | "8"));
+        of_decode && variant.define("X") != Some("q8_k")
+    });
+    let mut checked = 0;
+    for variant in products {
+        let name = sources::entry_name(&variant.key, Target::Sm90);
+        let (text, code) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
+        std::fs::write(&text, sources::source(&variant.key, Target::Sm90).unwrap()).unwrap();
+        let architecture = ["-arch=sm_90", "-arch=sm_100", "-arch=sm_120"][checked % 3];
+        let assembled = Command::new(&ptxas).arg(architecture).arg(&text).arg("-o").arg(&code).status();
+        assert!(assembled.unwrap().success(), "{name}");
+        let shown = Command::new(&nvdisasm).arg("-c").arg(&code).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let (before, _) = shown.split_once("ACQBULK").unwrap_or_else(|| panic!("{name} does not wait"));
+        let loads = before.matches("LDG.E").count();
+        assert!(loads >= 2, "{name} for {architecture}: {loads} loads before the wait");
+        checked += 1;
+    }
+    println!("{checked} kernels");
+    assert!(checked > 100);
 }
 
 #[test]

@@ -37,12 +37,23 @@ pub(crate) fn simulator() -> Option<PathBuf> {
     None
 }
 
-/// Demands that what `left` gives is the same under other orders of blocks and warps, from seeds. A seed is read once per
-/// process, so the test that calls this, `name`, is run again by processes of its own, with `environment` besides.
+/// Demands that what `left` gives is the same under other orders of blocks and warps, from seeds, with `environment`
+/// besides; see [`same_in_other_processes`].
 pub(crate) fn same_under_seeds(name: &str, environment: &[(&str, &str)], left: impl Fn() -> Vec<u8>) {
+    let with = |seed| [&[("PTXSIM_SEED", seed)], environment].concat();
+    same_in_other_processes(name, &[with("1"), with("20260")], left);
+}
+
+/// Demands that what `left` gives is the same in each of `environments` of the simulator, which it reads once per process: so
+/// the test that calls this, `name`, is run again by processes of its own.
+pub(crate) fn same_in_other_processes(
+    name: &str,
+    environments: &[Vec<(&str, &str)>],
+    left: impl Fn() -> Vec<u8>,
+) {
     let Some(gpu) = shared() else { return };
     if !gpu.summary().simulated {
-        println!("skipped: {} orders its warps by itself", gpu.summary().name);
+        println!("skipped: {} is what it is", gpu.summary().name);
         return;
     }
     if let Some(out) = std::env::var_os("APRGPU_TEST_LEFT") {
@@ -50,11 +61,11 @@ pub(crate) fn same_under_seeds(name: &str, environment: &[(&str, &str)], left: i
     }
     let folder = tempfile::tempdir().unwrap();
     let expected = left();
-    for seed in ["1", "20260"] {
-        let file = folder.path().join(seed);
+    for environment in environments {
+        let file = folder.path().join("left");
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", name]).env("PTXSIM_SEED", seed).envs(environment.iter().copied());
+        command.args(["--exact", name]).envs(environment.iter().copied());
         assert!(command.env("APRGPU_TEST_LEFT", &file).status().unwrap().success());
-        assert!(std::fs::read(file).unwrap() == expected, "seed {seed} differs");
+        assert!(std::fs::read(file).unwrap() == expected, "{environment:?} differs");
     }
 }

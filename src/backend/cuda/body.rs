@@ -9,7 +9,6 @@
 //! | `bar.sync 0` | the barrier of the task's warps alone |
 //! | `.shared` variables and `dynamic` | places in the task's slice of shared memory |
 //! | `ret` | `bra TASK_DONE` |
-//! | `ld.global.nc` of what an earlier phase wrote | `ld.global` |
 //!
 //! Names and labels need no change: the function stands in braces. A register that is first set under a predicate is
 //! set to zero where it is declared. In a kernel of its own it has no value before; in a loop over functions it would
@@ -40,8 +39,8 @@ pub(super) struct Body {
     pub(super) shared_bytes: u32,
 }
 
-/// Turns the kernel of `op` into a function.
-pub(super) fn body(op: &str, kernel: &Composed) -> Result<Body, String> {
+/// Turns a kernel into a function.
+pub(super) fn body(kernel: &Composed) -> Result<Body, String> {
     let lines: Vec<&str> = kernel.text.lines().collect();
     let no_kernel = || "it is no kernel in braces of their own lines".to_owned();
     let entry = lines.iter().position(|line| line.contains(".entry ")).ok_or_else(no_kernel)?;
@@ -68,9 +67,6 @@ pub(super) fn body(op: &str, kernel: &Composed) -> Result<Body, String> {
         places,
         shared,
         guarded: inside.iter().flat_map(|line| set_under_a_predicate(code(line))).collect(),
-        // These read what the pass has written; the others read weights alone through `.nc`. The simulator faults where
-        // that is not so.
-        fresh: matches!(op, "attention" | "attention_join" | "head_norm"),
     };
     let mut text = Composed::default();
     for (at, line) in inside.iter().enumerate() {
@@ -138,7 +134,6 @@ struct Rewrite<'a> {
     /// Places of variables in the slice of shared memory.
     shared: BTreeMap<&'a str, u32>,
     guarded: BTreeSet<&'a str>,
-    fresh: bool,
 }
 
 impl Rewrite<'_> {
@@ -207,19 +202,15 @@ impl Rewrite<'_> {
         if let Some(word) = words(statement).iter().find(|word| known(word)) {
             return Err(format!("{word} is a name of kernels/decode.ptx"));
         }
-        let written = match self.fresh {
-            true => statement.replace("ld.global.nc.", "ld.global."),
-            false => statement.to_owned(),
-        };
         let foreign = |word: &String| {
             let special = ["%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid", "%smid", "%grid"];
             let op = ["bar.", "barrier", "griddepcontrol", "call", "exit", "ld.param", ".local", ".shared"];
             special.iter().chain(&op).any(|other| word.starts_with(other) && !word.starts_with("bar.warp"))
                 || self.shared.contains_key(word.as_str())
         };
-        match words(&written).iter().find(|word| foreign(word)) {
+        match words(statement).iter().find(|word| foreign(word)) {
             Some(word) => Err(format!("`{statement}`: {word} is not known in a function")),
-            None => Ok(written),
+            None => Ok(statement.to_owned()),
         }
     }
 
@@ -255,18 +246,18 @@ mod tests {
         Composed { text, origins }
     }
 
-    fn of(op: &str, inside: &str) -> Result<String, String> {
-        body(op, &kernel(inside)).map(|body| body.text.text)
+    fn of(inside: &str) -> Result<String, String> {
+        body(&kernel(inside)).map(|body| body.text.text)
     }
 
     #[test]
     fn what_a_block_is_comes_from_the_task() {
-        let found = of("down", "@%p ld.param.u32 %n, [params+4];\nld.param.u64 %a, [b];\nret;").unwrap();
+        let found = of("@%p ld.param.u32 %n, [params+4];\nld.param.u64 %a, [b];\nret;").unwrap();
         assert_eq!(
             found,
             "@%p ld.shared.u32 %n, [phase+68];\nld.shared.u64 %a, [phase+8];\nbra TASK_DONE;\n"
         );
-        assert_eq!(of("down", "mov.u32 %n, %ntid.x;").unwrap(), "ld.shared.u32 %n, [phase+212];\n");
+        assert_eq!(of("mov.u32 %n, %ntid.x;").unwrap(), "ld.shared.u32 %n, [phase+212];\n");
         for (line, end) in [
             ("mov.u32 %n, %ctaid.z; // row", "[%task_slot+8]; mov.u32 %n, %of_task; } // row\n"),
             (
@@ -278,7 +269,7 @@ mod tests {
                 "[%task_slot+20]; ld.shared.u32 %task_slot, [phase+212]; bar.sync %of_task, %task_slot; }\n",
             ),
         ] {
-            let found = of("down", line).unwrap();
+            let found = of(line).unwrap();
             assert!(found.starts_with("{ .reg .b32 %task_slot") && found.ends_with(end), "{found}");
         }
     }
@@ -286,7 +277,7 @@ mod tests {
     #[test]
     fn shared_variables_lie_in_the_slice() {
         let inside = ".shared .align 4 .b8 parts[60];\n.shared .align 16 .b32 more[4];\nmov.u32 %n, parts;\nmov.u32 %n, more;\nmov.u32 %n, dynamic;";
-        let found = body("down", &kernel(inside)).unwrap();
+        let found = body(&kernel(inside)).unwrap();
         assert_eq!(found.shared_bytes, 80);
         let places = ["%of_task, 0; }", "%of_task, 64; }", "%of_task, 80; }"];
         assert!(found.text.text.lines().zip(places).all(|(line, place)| line.ends_with(place)));
@@ -294,16 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn only_weights_stay_non_coherent() {
-        let load = "ld.global.nc.v2.f32 {%x, %y}, [%a];";
-        assert_eq!(of("down", load).unwrap(), format!("{load}\n"));
-        assert_eq!(of("attention_join", load).unwrap(), "ld.global.v2.f32 {%x, %y}, [%a];\n");
-    }
-
-    #[test]
     fn registers_set_under_a_predicate_begin_with_a_value() {
         let inside = ".reg .b32 %n, %q<2>;\n.reg .f32 %f;\n@%p ld.global.v2.b32 {%q1, %n}, [%a];\n@!%p mov.f32 %f, %g;\n@%p st.global.u32 [%a], %m;";
-        let found = of("down", inside).unwrap();
+        let found = of(inside).unwrap();
         let head = ".reg .b32 %n, %q<2>;\n    mov.b32 %n, 0;\n    mov.b32 %q1, 0;\n.reg .f32 %f;\n    mov.f32 %f, 0f00000000;\n";
         assert!(found.starts_with(head), "{found}");
     }
@@ -322,9 +306,9 @@ mod tests {
             ("mad.lo.u32 %n, %ctaid.z, 8, %n;", "%ctaid"),
             ("mov.u32 %n, 0; mov.u32 %m, 0;", "two statements"),
         ] {
-            let error = of("down", inside).unwrap_err();
+            let error = of(inside).unwrap_err();
             assert!(error.contains(word) && error.starts_with("k.ptx:"), "{inside}: {error}");
         }
-        assert!(body("down", &Composed::default()).unwrap_err().contains("no kernel"));
+        assert!(body(&Composed::default()).unwrap_err().contains("no kernel"));
     }
 }

@@ -101,6 +101,7 @@ const FILES: &[(&str, &str)] = files! {
     "shared/params.ptx"
     "shared/passes.ptx"
     "shared/penalized_logit.ptx"
+    "shared/prefetch_part.ptx"
     "shared/philox.ptx"
     "shared/recent_token.ptx"
     "shared/registers.ptx"
@@ -229,7 +230,7 @@ pub(super) fn function_shared_bytes(key: &str) -> Result<u32, SourceError> {
 
 fn function(key: &str) -> Result<Body, String> {
     let kernel = composed(key, Target::Sm80).map_err(|error| error.to_string())?;
-    body(key.split(' ').next().unwrap_or_default(), &kernel).map_err(|error| format!("{key}: {error}"))
+    body(&kernel).map_err(|error| format!("{key}: {error}"))
 }
 
 /// The text of a whole pass: `decode.ptx`, and each function where a line names its number.
@@ -358,6 +359,30 @@ mod tests {
             }
         }
         assert!(names.len() > 10);
+    }
+
+    /// The assembler moves a load through `.nc` over the wait in either direction: weights would not be fetched early, and
+    /// what an earlier launch wrote might be.
+    #[test]
+    fn dependent_launches_wait_and_fetch_weights_before() {
+        for variant in variants().filter(|variant| variant.targets.contains(&Target::Sm90)) {
+            let text = source(&variant.key, Target::Sm90).unwrap();
+            let code: String =
+                text.lines().map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect();
+            let (before, _) =
+                code.split_once("griddepcontrol.wait;").unwrap_or_else(|| panic!("{}", variant.key));
+            assert!(!before.contains("ld.global.nc"), "{}", variant.key);
+            let product = variant.define("M").is_some() && variant.define("X") != Some("q8_k");
+            assert!(!product || before.contains("ld.global.L1::no_allocate"), "{}", variant.key);
+            assert_eq!(
+                code.contains("griddepcontrol.launch_dependents;"),
+                variant.op != "sample",
+                "{}",
+                variant.key
+            );
+        }
+        let of_pass = variants().filter(|variant| !variant.targets.contains(&Target::Sm90));
+        assert!(of_pass.map(|variant| &variant.op).all(|op| op == "embed"));
     }
 
     #[test]

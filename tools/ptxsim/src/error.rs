@@ -72,7 +72,8 @@ pub enum FaultKind {
     GlobalRace,
     /// Memory that is read through `ld.global.nc` and written in the same launch.
     NonCoherent,
-    /// Data of the launch before, touched before `griddepcontrol.wait`.
+    /// Data of the launch before, touched before `griddepcontrol.wait` or read through `ld.global.nc`; or a launch that ends
+    /// without having waited.
     DependentLaunch,
     /// Lanes of a warp stand at different barriers, or some have left.
     DivergentBarrier,

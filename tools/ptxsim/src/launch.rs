@@ -100,6 +100,7 @@ pub fn launch(
         warps,
         epoch,
         running_since,
+        waited: AtomicBool::new(false),
         vector: has_vector_unit(),
         released_at: Mutex::default(),
         wide_atomics: Mutex::new(()),
@@ -136,6 +137,11 @@ pub fn launch(
     }
     for r in results {
         total.add(&r.map_err(|f| *f)?);
+    }
+    if options.checks.global_races && options.dependent && !state.waited.load(Relaxed) {
+        let message = "the launch has ended and no thread executed griddepcontrol.wait: the next launch, which waits for \
+                       this one alone, may find those before it still running";
+        return Err(Fault { kind: FaultKind::DependentLaunch, ..refuse(kernel, message.into()) });
     }
     Ok(total)
 }

@@ -491,6 +491,42 @@ fn a_dependent_launch_must_wait_before_it_touches_results() {
     assert_eq!(go(&early, b, c, &dependent), Ok(()));
 }
 
+/// An assembler may move a load through `.nc` in front of the wait, since nothing that it is told orders the two.
+#[test]
+fn a_dependent_launch_reads_results_coherently() {
+    let writer = kernel(&wrap("griddepcontrol.wait;\nst.global.u32 [%rd4], %r1;"));
+    let reader = kernel(&wrap("griddepcontrol.wait;\nld.global.nc.u32 %r3, [%rd3];"));
+    let mut m = Memory::new();
+    let [a, b, c] = [1, 2, 3].map(|value| m.upload(&u32_bytes(&[value; 32])).unwrap());
+    let go = |k: &ptxsim::Kernel, from: u64, to: u64, dependent: bool| {
+        let params = k.pack(&[Arg::U64(from), Arg::U64(to)]).unwrap();
+        let options = Options { dependent, ..Options::default() };
+        launch(k, &m, [1; 3], [32, 1, 1], 0, &params, &options).map(|_| ()).map_err(|f| f.kind)
+    };
+    assert_eq!(go(&writer, a, b, false), Ok(()));
+    assert_eq!(go(&reader, b, c, true), Err(FaultKind::DependentLaunch));
+    assert_eq!(go(&reader, a, c, true), Ok(()));
+    assert_eq!(go(&reader, b, c, false), Ok(()));
+    assert_eq!(go(&reader, b, c, true), Ok(()));
+}
+
+/// Whoever waits for a launch that has not waited itself knows nothing of the launches before that one.
+#[test]
+fn a_dependent_launch_waits_before_it_ends() {
+    let m = Memory::new();
+    let options = |dependent| Options { dependent, ..Options::default() };
+    for (body, dependent, expected) in [
+        ("griddepcontrol.launch_dependents;", true, Err(FaultKind::DependentLaunch)),
+        ("griddepcontrol.launch_dependents;", false, Ok(())),
+        ("griddepcontrol.wait;", true, Ok(())),
+    ] {
+        let k = kernel(&wrap(body));
+        let params = k.pack(&[Arg::U64(0), Arg::U64(0)]).unwrap();
+        let found = launch(&k, &m, [1; 3], [32, 1, 1], 0, &params, &options(dependent));
+        assert_eq!(found.map(|_| ()).map_err(|f| f.kind), expected, "{body}");
+    }
+}
+
 #[test]
 fn launches_that_no_device_takes() {
     let k = kernel(&wrap(""));

@@ -213,6 +213,13 @@ impl<'a> Block<'a> {
                 );
                 (FaultKind::DependentLaunch, message)
             }
+            Conflict::NonCoherentOverlap => {
+                let message = format!(
+                    "{address:#x} is read here through ld.global.nc; an earlier launch that this one may overlap wrote it, and \
+                     the assembler may move such a load in front of griddepcontrol.wait: read it through ld.global"
+                );
+                (FaultKind::DependentLaunch, message)
+            }
         };
         self.fault(w, inst, 1 << lane, kind, message)
     }

@@ -31,6 +31,8 @@ pub(crate) struct Grid<'a> {
     pub(crate) epoch: u64,
     /// First launch that may still run beside this one.
     pub(crate) running_since: u64,
+    /// Some warp has executed `griddepcontrol.wait`.
+    pub(crate) waited: AtomicBool,
     /// The host's vector unit may be used.
     pub(crate) vector: bool,
     /// What was passed on at each address, see [`super::order`].

@@ -55,10 +55,11 @@ impl Block<'_> {
 
     /// The warp as the race check of global memory sees it.
     pub(super) fn observer<'o>(&self, w: &'o Warp, strong: bool) -> Observer<'o> {
-        let running = self.grid.options.dependent && !w.waited;
+        let overlaps_since = self.grid.options.dependent.then_some(self.grid.running_since);
         Observer {
             epoch: self.grid.epoch,
-            running_since: running.then_some(self.grid.running_since),
+            running_since: overlaps_since.filter(|_| !w.waited),
+            overlaps_since,
             warps_per_block: u64::from(self.grid.warps),
             block: self.index,
             warp: w.id,

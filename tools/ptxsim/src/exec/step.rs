@@ -264,7 +264,10 @@ impl<'a> Block<'a> {
             Op::Matrix(t) => self.matrix(w, inst, t, m)?,
             Op::MatrixLoad(l) => self.matrix_load(w, inst, l, m)?,
             Op::Fence { device } => self.fence(w, *device),
-            Op::GridWait => w.waited = true,
+            Op::GridWait => {
+                w.waited = true;
+                self.grid.waited.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
             Op::Yield => w.yields = true,
             Op::Trap => return self.fault(w, inst, m, FaultKind::Trap, "trap"),
             // the rest is done by the caller

@@ -58,6 +58,8 @@ pub(crate) struct Observer<'a> {
     pub(crate) epoch: u64,
     /// First launch that may still be running, while this one has not waited for it.
     pub(crate) running_since: Option<u64>,
+    /// First launch that may still have been running when this one began: the same, but waiting changes nothing.
+    pub(crate) overlaps_since: Option<u64>,
     pub(crate) warps_per_block: u64,
     pub(crate) block: u32,
     pub(crate) warp: u32,
@@ -77,6 +79,8 @@ pub(crate) enum Conflict {
     NonCoherent,
     /// Touched by an earlier launch that may not have ended.
     EarlierLaunch,
+    /// Read through `.nc`, and written by a launch that this one may overlap.
+    NonCoherentOverlap,
 }
 
 impl Observer<'_> {
@@ -157,7 +161,13 @@ impl Page {
         if me.unfinished(epoch) {
             return Err(Conflict::EarlierLaunch);
         }
-        if epoch == me.epoch { Err(Conflict::NonCoherent) } else { Ok(()) }
+        if epoch == me.epoch {
+            return Err(Conflict::NonCoherent);
+        }
+        match me.overlaps_since {
+            Some(since) if epoch != 0 && epoch >= since => Err(Conflict::NonCoherentOverlap),
+            _ => Ok(()),
+        }
     }
 
     /// Records a write of `bytes` of a word.
