@@ -64,7 +64,7 @@ impl Draft {
             threads: self.threads,
             shared_bytes: self.shared_bytes,
             weight_bytes: self.weight_bytes,
-            dependent: kernel.target == Target::Sm90,
+            dependent: kernel.target == Target::Sm90 && gpu.graphs_overlap(),
             kernel,
         })
     }
