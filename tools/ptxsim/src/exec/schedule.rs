@@ -132,6 +132,11 @@ impl Block<'_> {
     fn flow(&mut self, w: &mut Warp, inst: &Inst, at: usize, pc: u32, mask: u32, m: u32) -> Step<Flow> {
         match &inst.op {
             Op::Return => {
+                if self.grid.options.dependent && !w.waited {
+                    let message = "a dependent launch returns without griddepcontrol.wait: whoever waits for it does not \
+                                   wait for the launch before it";
+                    return self.fault(w, inst, m, FaultKind::DependentLaunch, message);
+                }
                 w.alive &= !m;
                 w.copies.retain(|c| m >> c.lane & 1 == 0);
                 w.groups.remove(at);
