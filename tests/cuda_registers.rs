@@ -211,6 +211,67 @@ fn every_kernel_assembles_and_has_not_grown() {
     assert!(grown.is_empty(), "{} have grown:\n{}", grown.len(), grown.join("\n"));
 }
 
+/// The opcodes of a cubin's kernels, by name: the low twelve bits of each instruction of 16 bytes.
+fn opcodes(cubin: &[u8]) -> BTreeMap<String, Vec<u64>> {
+    let number = |at: usize, bytes: usize| {
+        cubin[at..at + bytes].iter().rev().fold(0, |number, &byte| (number << 8) | usize::from(byte))
+    };
+    // ELF64: where the table of sections is, the size of an entry, how many, and which has their names.
+    let section = |index: usize| number(0x28, 8) + index * number(0x3a, 2);
+    let names = number(section(number(0x3e, 2)) + 24, 8);
+    let code = |index: usize| {
+        let name = &cubin[names + number(section(index), 4)..];
+        let name = String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap()).into_owned();
+        let (at, size) = (number(section(index) + 24, 8), number(section(index) + 32, 8));
+        let kernel = name.strip_prefix(".text.")?.to_owned();
+        Some((kernel, (at..at + size).step_by(16).map(|at| number(at, 8) as u64 & 0xfff).collect()))
+    };
+    (0..number(0x3c, 2)).filter_map(code).collect()
+}
+
+/// The first weights of a dependent launch are asked for before it waits, also in machine code: ptxas would put the wait first.
+#[test]
+fn weights_are_on_their_way_before_a_dependent_launch_waits() {
+    const LOAD: u64 = 0x981;
+    const WAIT: u64 = 0x82e;
+    let Some(ptxas) = support::ptxas::asked_for() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (text, cubin) = (folder.path().join("down.ptx"), folder.path().join("down.cubin"));
+    let is_asked = |variant: &&sources::Variant| {
+        let rows = variant.define("M");
+        variant.op == "down"
+            && (rows == Some("1") || rows == Some("8"))
+            && variant.define("X") != Some("q8_k")
+    };
+    let mut module = String::new();
+    let mut loads = BTreeMap::new();
+    for variant in sources::variants().filter(is_asked) {
+        let source = sources::source(&variant.key, Target::Sm90).unwrap();
+        let entry = source.find(".visible .entry").unwrap();
+        let (before, _) = source.split_once("griddepcontrol.wait;").unwrap();
+        let first = before.matches(" ld.global.nc.").count();
+        loads.insert(sources::entry_name(&variant.key, Target::Sm90), first);
+        module += if module.is_empty() { &source } else { &source[entry..] };
+    }
+    assert!(loads.len() > 30 && loads.values().all(|&first| first > 0), "{loads:?}");
+    std::fs::write(&text, module).unwrap();
+    for architecture in ARCHITECTURES.into_iter().filter(|&a| a >= 90) {
+        let mut assembler = Command::new(&ptxas);
+        assembler.arg(format!("-arch=sm_{architecture}")).arg(&text).arg("-o").arg(&cubin);
+        assert!(assembler.status().unwrap().success());
+        let code = opcodes(&std::fs::read(&cubin).unwrap());
+        for (kernel, first) in &loads {
+            let code = &code[kernel];
+            let wait = code.iter().position(|&opcode| opcode == WAIT).unwrap();
+            let asked = code[..wait].iter().filter(|&&opcode| opcode == LOAD).count();
+            assert!(
+                asked >= *first,
+                "{kernel} for sm_{architecture}: {asked} of {first} loads before the wait"
+            );
+        }
+    }
+}
+
 #[test]
 fn tables_are_read_back() {
     let mut found = Use::new();
