@@ -230,6 +230,24 @@ fn the_program_says_what_the_cpu_says() {
     assert_eq!(tokens("cuda"), expected);
 }
 
+/// Before CUDA 12.3 a captured launch must not begin before the one before it ends; from sm_90 on the kernels could.
+#[test]
+fn launches_overlap_where_the_drivers_graphs_can_say_so() {
+    let Some(library) = cuda::simulator() else { return };
+    let model = model();
+    let arguments =
+        ["run", &model, "fn main", "--backend", "cuda", "--temperature", "0", "-n", "3", "--ctx", "64"];
+    let said = |environment: &[(&str, &str)]| {
+        let (code, out, said) = aprgpu(Some(&library), environment, &arguments);
+        assert_eq!(code, 0, "{environment:?}: {said}");
+        out
+    };
+    let expected = said(&[]);
+    for driver in ["12020", "12030"] {
+        assert_eq!(said(&[("PTXSIM_SM", "90"), ("PTXSIM_DRIVER", driver)]), expected, "{driver}");
+    }
+}
+
 #[test]
 fn the_self_test_passes_and_times_itself() {
     let Some(library) = cuda::simulator() else { return };

@@ -84,6 +84,35 @@ fn tables_of_every_type_are_looked_up_exactly() {
     }
 }
 
+/// Heads of 128 and of 64 dimensions go through one kernel, with more shared memory for the former: that a model of the latter was
+/// compiled later changes nothing for it. And more rows than a grid has blocks are refused before anything is made.
+#[test]
+fn models_share_kernels_and_refuse_too_many_rows() {
+    let Some(gpu) = cuda::shared() else { return };
+    let mut all = Vec::new();
+    for dimensions in [128, 64] {
+        let case = Case { heads: (4, 4, dimensions), bias: false, ..cases().remove(0) };
+        let (decoder, source) = case.decoder(5).unwrap();
+        let source: Arc<dyn WeightSource + Send + Sync> = source;
+        let numerics = Numerics { activations: Activations::Q8, kv: KvType::F16 };
+        let rows = |rows: usize| decoder.plan(Rows { rows, logit_rows: 1, sample: false }, numerics);
+        let (plan, kv_layout) = (rows(64), decoder.kv_layout(1, 64, KvType::F16));
+        let rope = RopeTable::new(&case.rope(), 64);
+        let mut backend = CudaBackend::new(&gpu, &plan, &source, kv_layout, &rope, &mut |_, _| {}).unwrap();
+        let graph = backend.compile(&plan).unwrap();
+        let refused = backend.compile(&rows(65_536)).unwrap_err().to_string();
+        assert!(refused.contains("65536 rows") && refused.contains("--chunk"), "{refused}");
+        all.push((backend, graph, plan));
+    }
+    let row = |position: u32| Row { token: 0, slot: 0, position, logits: position == 63 };
+    let rows: Vec<Row> = (0..64).map(row).collect();
+    for (backend, graph, plan) in &mut all {
+        let attention = plan.steps.iter().position(|step| step.op.kind() == OpKind::Attention).unwrap();
+        backend.run_steps(*graph, &rows, attention..attention + 1).unwrap();
+        backend.buffer(*graph, Plan::ATTENTION).unwrap();
+    }
+}
+
 /// A pass as a whole, whose ops find the records that others have written, gives the bits of its steps one by one, each of which
 /// quantizes its input itself: whoever writes records writes the same. And the plan says how many launches that takes.
 #[test]

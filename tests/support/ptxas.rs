@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The releases that the table was written with: the assembler, and what shows what it made.
-const PACKAGES: [&str; 2] = ["nvidia-cuda-nvcc==13.5.37", "nvidia-cuda-nvdisasm==13.5.37"];
+/// The release that the table was written with.
+const PACKAGE: &str = "nvidia-cuda-nvcc==13.5.37";
 
 /// What `PTXAS` names: a path, or with `PTXAS=fetch` that of PyPI's package, fetched into `target/tmp/ptxas` with pip. Not set: says
 /// that the test is skipped.
@@ -20,16 +20,6 @@ pub(crate) fn asked_for() -> Option<PathBuf> {
             None
         }
     }
-}
-
-/// NVIDIA's disassembler beside the assembler; says so where it is not there.
-pub(crate) fn disassembler(ptxas: &Path) -> Option<PathBuf> {
-    let path = ptxas.with_file_name("nvdisasm");
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: there is no {}; PTXAS=fetch fetches it", path.display());
-    None
 }
 
 /// NVIDIA's assembler in `folder`, from PyPI where it is not there yet.
@@ -48,14 +38,12 @@ fn fetch(folder: &Path) -> PathBuf {
         }
         None
     };
-    if let Some(ptxas) = find()
-        && disassembler(&ptxas).is_some()
-    {
+    if let Some(ptxas) = find() {
         return ptxas;
     }
-    let by_hand = format!("install PyPI's {PACKAGES:?} by hand and set PTXAS to the ptxas in it");
+    let by_hand = format!("install PyPI's {PACKAGE} by hand and set PTXAS to the ptxas in it");
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder).args(PACKAGES);
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder).arg(PACKAGE);
     match pip.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
@@ -63,5 +51,5 @@ fn fetch(folder: &Path) -> PathBuf {
         }
         Err(error) => panic!("{pip:?} cannot be run ({error}); {by_hand}"),
     }
-    find().unwrap_or_else(|| panic!("{PACKAGES:?} have no ptxas for this machine; {by_hand}"))
+    find().unwrap_or_else(|| panic!("{PACKAGE} has no ptxas for this machine; {by_hand}"))
 }

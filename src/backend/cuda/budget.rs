@@ -15,6 +15,8 @@ use crate::quant::PANEL_ROWS;
 const PARTIAL_BYTES: usize = 32 << 20;
 /// Rows of a prompt's tile that memory is counted for before plans are known.
 const USUAL_CHUNK: usize = 256;
+/// Blocks of a grid beside its first dimension.
+const MOST_BLOCKS: usize = 65_535;
 
 /// Sizes of a graph's own buffers, bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,8 +128,20 @@ pub(super) fn check_model(gpu: &Gpu, plan: &Plan, kv: &KvLayout, rope_pairs: usi
     Err(Error::OutOfMemory { what, needed: total, available, advice })
 }
 
-/// Refuses a graph whose buffers will not fit.
+/// Rows that the kernels can take at a time: a row is a block of some grids, and how far into the records of a tile's rows
+/// it lies is a number of 31 bits in others, to keep registers.
+fn most_rows(widths: impl Iterator<Item = usize>) -> usize {
+    let widest = widths.map(|width| width.div_ceil(32) * RECORD_BYTES).max().unwrap_or(0);
+    MOST_BLOCKS.min(i32::MAX as usize / widest.max(1))
+}
+
+/// Refuses a graph of more rows than the kernels take, or whose buffers will not fit.
 pub(super) fn check_graph(gpu: &Gpu, plan: &Plan, cache: &Cache) -> Result<GraphSizes, Error> {
+    let most = most_rows(plan.buffers.iter().take(Plan::LOGITS.0 as usize).map(|buffer| buffer.width));
+    if plan.rows > most {
+        let what = format!("a plan of {} rows: the kernels take up to {most} of this model", plan.rows);
+        return Err(Error::Misuse(format!("{what}; use a smaller --chunk")));
+    }
     let sizes = GraphSizes::new(plan, plan.rows, plan.logit_rows, cache.context);
     let available = available(gpu)?;
     if sizes.total() <= available {
@@ -146,4 +160,18 @@ fn available(gpu: &Gpu) -> Result<u64, Error> {
     let failed = |error: DriverError| gpu.error("the count of free memory", error);
     let (free, total) = gpu.context.memory().map_err(failed)?;
     Ok(free.saturating_sub(total / 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_as_many_as_31_bits_and_a_grid_can_count() {
+        // The widths of a model of 70B: the last row's records begin below 2^31, another row's would not.
+        let most = most_rows([8192, 28_672].into_iter());
+        assert_eq!(most, 13_617);
+        assert!(most * 896 * RECORD_BYTES < 1 << 31 && (most + 1) * 896 * RECORD_BYTES > 1 << 31);
+        assert_eq!(most_rows([64].into_iter()), 65_535);
+    }
 }

@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The oldest chips that the kernels assemble for: Ampere.
 const OLDEST_CAPABILITY: u32 = 80;
 
+/// The first CUDA version whose graphs can say that a kernel may begin before the one before it ends.
+const DEPENDENT_GRAPHS: (u32, u32) = (12, 3);
+
 /// Which device to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceChoice {
@@ -220,6 +223,11 @@ impl Gpu {
     /// What the driver's compiler says.
     pub fn try_source(&self, source: &str, entry: &str) -> Result<(), Error> {
         self.modules.try_source(source, entry)
+    }
+
+    /// Whether captured launches may overlap. Where they may not, the wait of the kernels for it ends at once.
+    pub(super) fn graphs_overlap(&self) -> bool {
+        self.summary.driver >= DEPENDENT_GRAPHS
     }
 
     /// An error that names what was done and the device.

@@ -50,7 +50,8 @@ impl Draft {
             return Err(gpu.error(&kernel.key, format!("cannot run with {asked}: {limits:?}")));
         }
         if shared_bytes > 48 << 10 {
-            let allowed = kernel.function.allow_shared(self.shared_bytes);
+            // All that there is: the kernel may be another model's as well, which asks for more.
+            let allowed = kernel.function.allow_shared(gpu.shared_opt_in - limits.shared_bytes);
             allowed.map_err(|error| gpu.error(&kernel.key, error))?;
         }
         Ok(Launch {
@@ -63,7 +64,7 @@ impl Draft {
             threads: self.threads,
             shared_bytes: self.shared_bytes,
             weight_bytes: self.weight_bytes,
-            dependent: kernel.target == Target::Sm90,
+            dependent: kernel.target == Target::Sm90 && gpu.graphs_overlap(),
             kernel,
         })
     }

@@ -172,7 +172,8 @@ impl Persistent {
         }
         let failed = |error: DriverError| gpu.error("decode", error);
         if shared_bytes + limits.shared_bytes > 48 << 10 {
-            kernel.function.allow_shared(shared_bytes).map_err(failed)?;
+            let most = gpu.shared_opt_in - limits.shared_bytes;
+            kernel.function.allow_shared(most).map_err(failed)?;
         }
         if kernel.function.blocks_per_multiprocessor(THREADS, shared_bytes).map_err(failed)? == 0 {
             return Err(refused(format!("{needs} does not fit a multiprocessor")));

@@ -18,6 +18,11 @@ fn no_device() -> bool {
     std::env::var("PTXSIM_DEVICES").is_ok_and(|n| n == "0")
 }
 
+/// CUDA 12.8, the bindings that this library was tried with, or `PTXSIM_DRIVER`.
+pub(crate) fn driver_version() -> c_int {
+    std::env::var("PTXSIM_DRIVER").ok().and_then(|v| v.parse().ok()).unwrap_or(12080)
+}
+
 entry! {
     /// Makes the driver ready.
     cuInit(flags: c_uint) {
@@ -33,10 +38,8 @@ entry! {
         })
     }
 
-    /// CUDA 12.8, the bindings that this library was tried with, or `PTXSIM_DRIVER`.
-    cuDriverGetVersion(version: *mut c_int) {
-        put(version, std::env::var("PTXSIM_DRIVER").ok().and_then(|v| v.parse().ok()).unwrap_or(12080))
-    }
+    /// What it plays.
+    cuDriverGetVersion(version: *mut c_int) { put(version, driver_version()) }
 
     /// One device.
     cuDeviceGetCount(count: *mut c_int) { ready(|_| done(put(count, 1))) }

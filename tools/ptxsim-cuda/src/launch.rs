@@ -2,8 +2,9 @@
 
 use crate::code::{
     COOPERATIVE_LAUNCH_TOO_LARGE, Code, INVALID_HANDLE, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES,
-    NOT_SUPPORTED, of_fault, of_memory,
+    NOT_SUPPORTED, STREAM_CAPTURE_UNSUPPORTED, of_fault, of_memory,
 };
+use crate::context::driver_version;
 use crate::raw::{Handle, bytes_from, bytes_to, element, entry, text_to};
 use crate::state::{Driver, done, ready, with};
 use ptxsim::{FaultKind, Module, Options, launch};
@@ -50,6 +51,9 @@ pub(crate) struct Launch {
     dependent: bool,
 }
 
+/// The driver whose graphs are the first that can say that a kernel may begin before the one before it ends.
+const DEPENDENT_GRAPHS: c_int = 12030;
+
 impl Driver {
     /// Runs a command now, or leaves it to the capture of its stream.
     pub(crate) fn submit(&mut self, stream: Handle, command: Command) -> Result<(), Code> {
@@ -57,6 +61,12 @@ impl Driver {
         match self.stream(stream)?.capture {
             Some(capture) => {
                 let capture = self.captures.get_mut(&capture).ok_or(INVALID_HANDLE)?;
+                if matches!(&command, Command::Launch(l) if l.dependent)
+                    && driver_version() < DEPENDENT_GRAPHS
+                {
+                    capture.spoiled = true;
+                    return Err(STREAM_CAPTURE_UNSUPPORTED);
+                }
                 capture.commands.push(command);
                 Ok(())
             }

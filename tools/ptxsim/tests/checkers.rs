@@ -485,6 +485,8 @@ fn a_dependent_launch_must_wait_before_it_touches_results() {
     assert_eq!(go(&early, a, c, &dependent), Ok(()));
     assert_eq!(go(&early, b, c, &dependent), Err(FaultKind::DependentLaunch));
     assert_eq!(go(&overwrites, a, b, &dependent), Err(FaultKind::DependentLaunch));
+    // Who ends without waiting lets the next launch overtake the one before.
+    assert_eq!(go(&writer, a, c, &dependent), Err(FaultKind::DependentLaunch));
     assert_eq!(go(&early, b, c, &Options::default()), Ok(()));
     assert_eq!(go(&writer, a, b, &Options::default()), Ok(()));
     m.synchronize();
