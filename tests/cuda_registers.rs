@@ -1,6 +1,5 @@
-//! What NVIDIA's assembler makes of every kernel: it must take each for its own target and all above it, spill nothing, use no
-//! more registers and shared memory than `kernels/registers.md` says, and leave the first loads of weights before the wait of a
-//! dependent launch.
+//! What NVIDIA's assembler makes of every kernel: it must take each for its own target and all above it, spill nothing, and use no
+//! more registers and shared memory than `kernels/registers.md` says; and loads that are to be under way early must stay so.
 //!
 //! `PTXAS=fetch cargo test --release --test cuda_registers` fetches the assembler (PyPI `nvidia-cuda-nvcc`, with pip) into
 //! `target/tmp/ptxas` and checks; `PTXAS=/path/to/ptxas` takes one that is there; without `PTXAS` the check is skipped. It takes some
@@ -270,6 +269,30 @@ fn weights_are_on_their_way_before_a_dependent_launch_waits() {
                 asked >= *first,
                 "{kernel} for sm_{architecture}: {asked} of {first} loads before the wait"
             );
+        }
+    }
+}
+
+/// Pieces of keys are asked for together, not each before its own products: arithmetic parts few groups of loads from each other.
+#[test]
+fn the_keys_of_a_tile_are_under_way_together() {
+    const LOAD: u64 = 0x981;
+    const PRODUCT: u64 = 0x223;
+    let Some(ptxas) = support::ptxas::asked_for() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (text, cubin) = (folder.path().join("tile.ptx"), folder.path().join("tile.cubin"));
+    for (key, most) in [("GROUP=6 KV=f16 ROWS=4", 3), ("GROUP=8 KV=f16 ROWS=4", 4)] {
+        let source = sources::source(&format!("attention_tile {key}"), Target::Sm80).unwrap();
+        std::fs::write(&text, source).unwrap();
+        for architecture in ARCHITECTURES {
+            let mut assembler = Command::new(&ptxas);
+            assembler.arg(format!("-arch=sm_{architecture}")).arg(&text).arg("-o").arg(&cubin);
+            assert!(assembler.status().unwrap().success());
+            let code = opcodes(&std::fs::read(&cubin).unwrap()).into_values().next().unwrap();
+            let told: Vec<bool> =
+                code.into_iter().filter(|&op| op == LOAD || op == PRODUCT).map(|op| op == LOAD).collect();
+            let groups = told.chunk_by(|a, b| a == b).filter(|group| group[0]).count();
+            assert!((2..=most).contains(&groups), "{key} for sm_{architecture}: {groups} groups of loads");
         }
     }
 }
