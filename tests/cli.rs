@@ -120,6 +120,12 @@ fn many_prompts_run_together_and_come_back_in_order() {
 }
 
 #[test]
+fn a_context_beyond_all_memory_is_an_error() {
+    let failed = failure(&["run", model().to_str().unwrap(), "x", "-n", "1", "-c", "4294967295"]);
+    assert!(failed.0 == 6 && failed.1.contains("--ctx"), "{failed:?}");
+}
+
+#[test]
 fn chat_goes_through_the_models_template() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
     let model = model.to_str().unwrap();
