@@ -268,7 +268,8 @@ pub(crate) struct RunArgs {
     /// Read the prompt from a file
     #[arg(long, short = 'f', conflicts_with = "prompt")]
     pub(crate) file: Option<PathBuf>,
-    /// Read many prompts, one JSON object per line: {"prompt": "...", "n": 64, "seed": 1}
+    /// Read many prompts, one JSON object per line: {"prompt": "...", "n": 64, "seed": 1}. A line with a seed gives the text
+    /// that it gives alone; lines without one differ by where they stand
     #[arg(long, conflicts_with_all = ["prompt", "file"])]
     pub(crate) prompts: Option<PathBuf>,
     /// How many of them run at a time
