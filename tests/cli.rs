@@ -172,6 +172,29 @@ fn a_context_beyond_all_memory_is_an_error() {
     assert!(failed.0 == 6 && failed.1.contains("--ctx"), "{failed:?}");
 }
 
+/// The generator of completion scripts panics where it cannot write.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_or_closed_stdout_ends_every_command_in_order() {
+    let model = model();
+    let model = model.to_str().unwrap();
+    for args in [&["completions", "bash"][..], &["inspect", model], &["tokenize", model, "x"], &["kernels"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let run = |out: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_aprgpu"));
+            command.args(args).stdin(Stdio::null()).stdout(out).stderr(Stdio::piped()).output().unwrap()
+        };
+        let output = run(full.into());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(7) && !told.contains("panicked"), "{args:?}: {told}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(0) && !told.contains("panicked"), "{args:?}: {told}");
+    }
+}
+
 #[test]
 fn chat_goes_through_the_models_template() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
