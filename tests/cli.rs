@@ -119,6 +119,23 @@ fn many_prompts_run_together_and_come_back_in_order() {
     assert!(bad.0 == 2 && bad.1.contains("line 1"), "{bad:?}");
 }
 
+/// What a file leaves open and what no kernel reads as it lies is told by every run, not by `inspect` alone.
+#[test]
+fn a_run_tells_what_it_took_for_granted() {
+    let told = |model: &Path| {
+        let output = aprgpu(&["run", model.to_str().unwrap(), "x", "-n", "1"]);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let plain = told(&model());
+    assert!(plain.contains("defaults taken: qwen2.rope.dimension_count = 64 (the whole head"), "{plain}");
+    assert!(!plain.contains("decoded to"), "{plain}");
+    let Some(fixtures) = support::fixtures() else { return };
+    let expanded = told(&fixtures.join("apr-written/coder-aprq.apr"));
+    assert!(expanded.contains("partial_rotary_factor = 1 (the whole head is rotated)"), "{expanded}");
+    assert!(expanded.contains("24 tensors decoded to F32: no kernel reads this type"), "{expanded}");
+}
+
 /// A line with a seed of its own can be repeated: alone, in another file, at another place.
 #[test]
 fn a_line_with_a_seed_gives_what_it_gives_alone() {
