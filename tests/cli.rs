@@ -189,6 +189,15 @@ fn a_context_beyond_all_memory_is_an_error() {
     assert!(failed.0 == 6 && failed.1.contains("--ctx"), "{failed:?}");
 }
 
+#[test]
+fn limits_are_numbers() {
+    let model = model();
+    let base = ["compare", model.to_str().unwrap(), "--prompt", "x"];
+    for limit in [["--limit", "nan"], ["--limit", "inf"], ["--kl", "nan"], ["--top", "nan"]] {
+        assert_eq!(failure(&[&base[..], &limit].concat()).0, 2, "{limit:?}");
+    }
+}
+
 /// The generator of completion scripts panics where it cannot write.
 #[cfg(target_os = "linux")]
 #[test]

@@ -259,6 +259,12 @@ fn probability(text: &str) -> Result<f32, String> {
     in_range(text, |v| (0.0..=1.0).contains(&v), "a number between 0 and 1")
 }
 
+/// Nothing is above a NaN: as a limit it would let everything pass.
+pub(crate) fn finite(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok();
+    value.filter(|value| value.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// A .apr or .gguf file, or a Hugging Face folder
