@@ -189,6 +189,20 @@ fn kernels_and_roofline_run_reduced() {
 }
 
 #[test]
+fn what_would_measure_nothing_is_refused() {
+    for (arguments, what) in [
+        (["kernels", "--op", "norm"], "--op norm: there are embed, qkv_rope"),
+        (["kernels", "--seconds", "inf"], "--seconds"),
+        (["kernels", "--bandwidth", "nan"], "--bandwidth"),
+        (["kernels", "--bandwidth", "0"], "--bandwidth"),
+    ] {
+        let output = aprbench(&[&arguments[..], &["--reduced", "--backend", "cpu"]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(what), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
 fn plan_tells_bytes_memory_and_tokens_from_the_shape_alone() {
     let found =
         json(&aprgpu(&["plan", "--preset", "qwen2.5-1.5b", "--ctx", "128", "--device", "4090", "--json"]));
@@ -349,7 +363,8 @@ fn a_run_is_stopped_and_dumped() {
     }
     let wrong =
         aprgpu(&["compare", "tests/models/tiny-coder.apr", "--stop-after", "attn_out", "--layer", "9"]);
-    assert_eq!(wrong.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&wrong.stderr);
+    assert!(wrong.status.code() == Some(2) && told.contains("no step attn_out of layer 9:"), "{told}");
 }
 
 #[test]
@@ -364,6 +379,13 @@ fn perplexity_keeps_a_base_and_compares_with_it() {
     assert!((a / b - 1.0).abs() < 0.05, "{a} {b}");
     let kl = again["base"]["mean_kl"].as_f64().unwrap();
     assert!(kl > 0.0 && kl < 0.01, "{kl}");
+    let whole = std::fs::read(base).unwrap();
+    for end in [3, whole.len() - 1] {
+        std::fs::write(base, &whole[..end]).unwrap();
+        let output = aprgpu(&[&common[..], &["--base", base]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(4) && told.contains("ends too early"), "{told}");
+    }
 }
 
 #[test]

@@ -160,6 +160,27 @@ fn hostile_templates_end() {
     }
 }
 
+/// The engine recurses; on the stack of a main thread each of these would end the process.
+#[test]
+fn deep_templates_and_deep_values_are_errors_at_most() {
+    let sum = format!("{{{{ 1{} }}}}", "+1".repeat(60_000));
+    assert_eq!(render(&sum).unwrap(), "60001");
+    let _ = render(&format!("{{{{ ''{} }}}}", "|d".repeat(60_000)));
+    let _ = render(&format!("{{{{ 1{} }}}}", ".a".repeat(60_000)));
+    let _ = render(&format!("{{{{ {}1 }}}}", "not ".repeat(30_000)));
+    assert!(matches!(render(&" ".repeat(1 << 20)), Err(Error::Syntax { .. })));
+
+    let nested = |loops: &str, ends: &str, then: &str| {
+        let set = "{% set ns.x = [ns.x] %}";
+        render(&format!("{{% set ns = namespace(x=[]) %}}{loops}{set}{ends}{then}"))
+    };
+    let (once, end) = ("{% for i in range(90000) %}", "{% endfor %}");
+    assert!(nested(once, end, "{{ ns.x }}").unwrap().contains("[[[...]]]"));
+    assert!(matches!(nested(once, end, "{{ ns.x|tojson }}"), Err(Error::Render { .. })));
+    let (thrice, ends) = (["{% for i in range(200) %}"; 3].concat(), [end; 3].concat());
+    let _ = nested(&thrice, &ends, "");
+}
+
 #[test]
 fn the_clock_is_read_when_no_time_is_given() {
     let year = render("{{ strftime_now('%Y') }}").unwrap();

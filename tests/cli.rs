@@ -119,6 +119,108 @@ fn many_prompts_run_together_and_come_back_in_order() {
     assert!(bad.0 == 2 && bad.1.contains("line 1"), "{bad:?}");
 }
 
+/// What a file leaves open and what no kernel reads as it lies is told by every run, not by `inspect` alone.
+#[test]
+fn a_run_tells_what_it_took_for_granted() {
+    let told = |model: &Path| {
+        let output = aprgpu(&["run", model.to_str().unwrap(), "x", "-n", "1"]);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let plain = told(&model());
+    assert!(plain.contains("defaults taken: qwen2.rope.dimension_count = 64 (the whole head"), "{plain}");
+    assert!(!plain.contains("decoded to"), "{plain}");
+    let Some(fixtures) = support::fixtures() else { return };
+    let expanded = told(&fixtures.join("apr-written/coder-aprq.apr"));
+    assert!(expanded.contains("partial_rotary_factor = 1 (the whole head is rotated)"), "{expanded}");
+    assert!(expanded.contains("24 tensors decoded to F32: no kernel reads this type"), "{expanded}");
+}
+
+/// A line with a seed of its own can be repeated: alone, in another file, at another place.
+#[test]
+fn a_line_with_a_seed_gives_what_it_gives_alone() {
+    let (model, folder) = (model(), tempfile::tempdir().unwrap());
+    let (model, file) = (model.to_str().unwrap(), folder.path().join("prompts.jsonl"));
+    let mut lines: Vec<String> = (0..4)
+        .map(|i| json!({"prompt": "def f(", "n": 12, "seed": 5 + i % 2, "temperature": 1.5}).to_string())
+        .collect();
+    let texts = |lines: &[String]| -> Vec<Value> {
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let out = stdout(&["run", model, "--prompts", file.to_str().unwrap(), "--parallel", "3"]);
+        out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["tokens"].clone()).collect()
+    };
+    let there = texts(&lines);
+    assert_eq!((&there[0], &there[1]), (&there[2], &there[3]));
+    assert_ne!(there[0], there[1]);
+    lines.reverse();
+    let mut back = texts(&lines);
+    back.reverse();
+    assert_eq!(there, back);
+    let alone = ["run", model, "def f(", "-n", "12", "--seed", "6", "--temperature", "1.5", "--json"];
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&alone)).unwrap()["tokens"], there[1]);
+    // Without seeds, equal prompts are different draws.
+    let seedless = json!({"prompt": "def f(", "n": 12, "temperature": 1.5}).to_string();
+    let draws = texts(&[seedless.clone(), seedless]);
+    assert_ne!(draws[0], draws[1]);
+}
+
+/// One bad prompt must not cost the answers of those before it: it is found and named before anything runs.
+#[test]
+fn a_prompt_that_cannot_run_is_named_before_any_runs() {
+    let (model, folder) = (model(), tempfile::tempdir().unwrap());
+    let (model, file) = (model.to_str().unwrap(), folder.path().join("prompts.jsonl"));
+    let long = json!({"prompt": "word ".repeat(60)}).to_string();
+    for (bad, code, what) in [
+        (r#"{"prompt": ""}"#, 2, "the prompt is empty"),
+        (&long, 8, "the context has room for 40"),
+        (r#"{"prompt": "x", "temperature": -1}"#, 2, "temperature: expected a number of at least 0"),
+        (r#"{"prompt": "x", "temperature": 1e39}"#, 2, "temperature: expected a number of at least 0"),
+    ] {
+        std::fs::write(&file, format!("{{\"prompt\": \"x =\", \"n\": 2}}\n\n{bad}\n")).unwrap();
+        let failed = failure(&["run", model, "--prompts", file.to_str().unwrap(), "-c", "40"]);
+        assert!(failed.0 == code && failed.1.contains("line 3: ") && failed.1.contains(what), "{failed:?}");
+        assert!(!failed.1.contains("prefill"), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_context_beyond_all_memory_is_an_error() {
+    let failed = failure(&["run", model().to_str().unwrap(), "x", "-n", "1", "-c", "4294967295"]);
+    assert!(failed.0 == 6 && failed.1.contains("--ctx"), "{failed:?}");
+}
+
+#[test]
+fn limits_are_numbers() {
+    let model = model();
+    let base = ["compare", model.to_str().unwrap(), "--prompt", "x"];
+    for limit in [["--limit", "nan"], ["--limit", "inf"], ["--kl", "nan"], ["--top", "nan"]] {
+        assert_eq!(failure(&[&base[..], &limit].concat()).0, 2, "{limit:?}");
+    }
+}
+
+/// The generator of completion scripts panics where it cannot write.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_or_closed_stdout_ends_every_command_in_order() {
+    let model = model();
+    let model = model.to_str().unwrap();
+    for args in [&["completions", "bash"][..], &["inspect", model], &["tokenize", model, "x"], &["kernels"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let run = |out: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_aprgpu"));
+            command.args(args).stdin(Stdio::null()).stdout(out).stderr(Stdio::piped()).output().unwrap()
+        };
+        let output = run(full.into());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(7) && !told.contains("panicked"), "{args:?}: {told}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(0) && !told.contains("panicked"), "{args:?}: {told}");
+    }
+}
+
 #[test]
 fn chat_goes_through_the_models_template() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());

@@ -559,6 +559,7 @@ fn absurd_values_are_errors() {
         ("attention.head_count", Value::from("four")),
         ("expert_count", Value::U32(8)),
         ("logit_scale", Value::F32(0.5)),
+        ("attention.causal", Value::Bool(false)),
     ];
     for (key, value) in gguf {
         let mut metadata = tiny.gguf_metadata();

@@ -8,6 +8,7 @@ use aprgpu::convert::{self, Options, Report};
 use aprgpu::format::apr::Apr;
 use aprgpu::format::gguf::{Gguf, Value};
 use aprgpu::format::{Map, Tensor};
+use aprgpu::model::{Model, Source};
 use aprgpu::quant::{TensorType, decode_row};
 use model_files::{files, fixtures, map};
 use serde_json::json;
@@ -466,6 +467,9 @@ fn one_part_of_a_split_model_is_refused() {
     let error =
         convert::write_apr(&gguf, Vec::new(), Path::new("o"), &Options::default(), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("one of 3 parts"), "{error}");
+    // To a user who runs it the missing tensors would be no explanation.
+    let error = Model::from_source(Source::Gguf(gguf)).unwrap_err();
+    assert!(error.exit_code() == 4 && error.to_string().contains("one of 3 parts"), "{error}");
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn bad_metadata_is_refused() {
     refused("x: arrays of arrays", |raw| raw.entries = vec![array("x", 9, 0, &[])]);
     refused("x: expected a bool of 0 or 1, found 2", |raw| raw.entries = vec![entry("x", 7, &[2])]);
     refused("x: expected a bool of 0 or 1, found 255", |raw| raw.entries = vec![array("x", 7, 2, &[1, 255])]);
-    refused("in UTF-8", |raw| {
+    refused("in UTF-8, found \"\\xff\"", |raw| {
         raw.entries = vec![[&string(b"\xff")[..], &4_u32.to_le_bytes(), &[0; 4]].concat()];
     });
 }

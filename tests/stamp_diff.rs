@@ -13,7 +13,7 @@ use aprgpu::convert::diff::{Diff, diff};
 use aprgpu::convert::validate::validate;
 use aprgpu::convert::{self, FileFormat, Options, Stamp, stamp};
 use aprgpu::format::apr::Apr;
-use aprgpu::format::gguf::{Gguf, Value};
+use aprgpu::format::gguf::{Array, Gguf, Value};
 use aprgpu::model::{Model, Source};
 use model_files::fixtures;
 use parts::Parts;
@@ -97,6 +97,34 @@ fn a_file_is_stamped_in_its_own_place_and_tensors_stay_where_they_are() {
         Model::open(&path).unwrap();
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "a temporary file was left");
+}
+
+/// As llama.cpp has it; otherwise a chat would be an empty prompt from one format and ChatML from another.
+#[test]
+fn an_empty_chat_template_is_none_in_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = Parts::tiny_coder();
+    parts.set("tokenizer.chat_template", "");
+    let (gguf, apr) = (folder.path().join("a.gguf"), folder.path().join("a.apr"));
+    std::fs::write(&gguf, parts.write()).unwrap();
+    convert::gguf_to_apr(&gguf, &apr, &Options::default(), &mut |_| {}).unwrap();
+    for path in [gguf, apr] {
+        let source = Source::open(&path).unwrap();
+        assert_eq!(source.chat_template_text().unwrap(), None, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_nan_in_the_metadata_is_no_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = Parts::tiny_coder();
+    parts.set("x.nan", Value::F32(f32::NAN));
+    parts.set("x.nans", Value::from(Array::F64(vec![1.0, f64::NAN])));
+    let (input, output) = (folder.path().join("in.gguf"), folder.path().join("out.gguf"));
+    std::fs::write(&input, parts.write()).unwrap();
+    let stamped = stamp(&Source::open(&input).unwrap(), &output, &set(&[("x.new", "1")])).unwrap();
+    let keys: Vec<&str> = stamped.changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(keys, ["x.new"]);
 }
 
 #[test]

@@ -222,7 +222,8 @@ pub enum Error {
     },
     /// A value that is not a number came out of a step.
     #[error(
-        "{op} of layer {layer:?} wrote a value that is not finite into `{buffer}`, row {row}, column {column}"
+        "{op}{} wrote a value that is not finite into `{buffer}`, row {row}, column {column}",
+        layer.map_or(String::new(), |layer| format!(" of layer {layer}"))
     )]
     NotFinite {
         /// The op's name.

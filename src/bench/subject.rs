@@ -6,7 +6,7 @@ use super::preset::Preset;
 use super::synth::SynthWeights;
 use crate::engine::{self, Device, LoadReport, Settings};
 use crate::model::{Model, RopeConfig};
-use crate::plan::{Decoder, RopeTable, WeightSource};
+use crate::plan::{Decoder, WeightSource};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ impl Subject {
     /// # Errors
     /// The backend is not there, or the model does not fit.
     pub fn start(&self, settings: &Settings) -> Result<(Device, LoadReport), Error> {
-        let rope = RopeTable::new(&self.rope, settings.context(self.trained));
+        let rope = engine::rope_table(&self.rope, settings.context(self.trained))?;
         let source = Arc::clone(&self.source);
         let parts = (rope, self.trained);
         Ok(engine::start(self.decoder.clone(), source, parts, settings, &mut |_, _| {})?)

@@ -139,6 +139,18 @@ impl BaseWriter {
     }
 }
 
+/// An error of reading a base run; one that ends too early is a bad file.
+fn cut_off(path: &Path, source: std::io::Error) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            let what = "expected a base run as --save-base writes it, but the file ends too early";
+            Error::File { path, what: what.to_owned() }
+        }
+        _ => Error::Io { path, source },
+    }
+}
+
 struct BaseReader {
     input: BufReader<File>,
     path: PathBuf,
@@ -151,7 +163,7 @@ impl BaseReader {
         let mut input = BufReader::new(File::open(path).map_err(io)?);
         let expected = header.bytes();
         let mut found = vec![0; expected.len()];
-        input.read_exact(&mut found).map_err(io)?;
+        input.read_exact(&mut found).map_err(|source| cut_off(path, source))?;
         if found != expected {
             let what =
                 "expected the base run of the same text, vocabulary and window (--window); found another one";
@@ -162,7 +174,7 @@ impl BaseReader {
 
     fn row(&mut self) -> Result<Vec<f64>, Error> {
         let mut bytes = vec![0; 8 + 2 * self.vocab];
-        self.input.read_exact(&mut bytes).map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        self.input.read_exact(&mut bytes).map_err(|source| cut_off(&self.path, source))?;
         let (head, steps) = bytes.split_at(8);
         let float = |at: usize| {
             head.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0.0, |b| f32::from_le_bytes(*b))

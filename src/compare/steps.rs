@@ -205,7 +205,8 @@ fn last_step(plan: &Plan, stop_after: Option<(OpKind, Option<usize>)>) -> Result
     let is_it = |step: &Step| step.op.kind() == op && (layer.is_none() || step.layer == layer);
     plan.steps.iter().position(is_it).ok_or_else(|| {
         let layers = plan.shape.num_layers;
-        Error::Usage(format!("no step {} of layer {layer:?}: the model has {layers} layers", op.name()))
+        let of_layer = layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
+        Error::Usage(format!("no step {}{of_layer}: the model has {layers} layers", op.name()))
     })
 }
 

@@ -195,7 +195,7 @@ fn apr_keys(metadata: &serde_json::Map<String, Json>) -> BTreeMap<String, String
 }
 
 /// A value and its type, whole.
-fn full(value: &Value) -> String {
+pub(super) fn full(value: &Value) -> String {
     match value {
         Value::String(bytes) => format!("string {}", String::from_utf8_lossy(bytes)),
         Value::Array(array) => match array.as_ref() {

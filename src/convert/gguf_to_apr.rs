@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::{Options, Progress, Report};
 use crate::format::Error;
 use crate::format::apr::Apr;
-use crate::format::gguf::{Gguf, Value as GgufValue};
+use crate::format::gguf::Gguf;
 use crate::format::write::AtomicFile;
 use std::io::Write;
 use std::path::Path;
@@ -36,19 +36,4 @@ pub fn write_apr<W: Write>(
     plan.rename(options);
     let out = plan.write_apr(out, path, options, &mut report, progress)?;
     Ok((out, report))
-}
-
-/// Refuses a file that is one of several.
-pub(super) fn refuse_parts(gguf: &Gguf) -> Result<(), Error> {
-    let parts = gguf.get("split.count").and_then(GgufValue::integer).unwrap_or(1);
-    if parts > 1 {
-        return Err(Error::Key {
-            path: gguf.path().to_owned(),
-            key: "split.count".to_owned(),
-            what: format!(
-                "this is one of {parts} parts of a model; merge them first (llama-gguf-split --merge)"
-            ),
-        });
-    }
-    Ok(())
 }

@@ -3,9 +3,7 @@
 
 use super::mix::{self, Choice, MixModel, MixTensor};
 use super::reencode::{Output, write_all};
-use super::{
-    Options, Progress, Recipe, Report, apr_keys, apr_to_gguf, gguf_keys, gguf_to_apr, hf_to_gguf, names,
-};
+use super::{Options, Progress, Recipe, Report, apr_keys, apr_to_gguf, gguf_keys, hf_to_gguf, names};
 use crate::format::apr::{AprWriter, GgufOrigin};
 use crate::format::gguf::{Gguf, GgufWriter, Metadata, Value};
 use crate::format::{Error as FormatError, TensorSpec};
@@ -39,7 +37,7 @@ impl Plan {
     }
 
     pub(super) fn of_gguf(gguf: &Gguf) -> Result<Self, FormatError> {
-        gguf_to_apr::refuse_parts(gguf)?;
+        gguf.refuse_parts()?;
         Ok(Self {
             path: gguf.path().to_owned(),
             version: gguf.version(),

@@ -237,7 +237,10 @@ fn compare(before: &[(String, Value)], after: &[(String, Value)], changes: &mut 
     };
     for (key, value) in after {
         let old = find(before, key);
-        if old.as_ref() != Some(value) {
+        // A NaN is no change to itself.
+        if old.as_ref() != Some(value)
+            && old.as_ref().map(super::diff::full) != Some(super::diff::full(value))
+        {
             let before = old.as_ref().map(super::diff::show);
             changes.push(Change { key: key.clone(), before, after: Some(super::diff::show(value)) });
         }

@@ -2,14 +2,14 @@
 
 use super::choice::automatic;
 use super::{BackendChoice, Device, Error};
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
 use crate::backend::cpu::twin::Twin;
+use crate::backend::cpu::{Cpu, probe};
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{self, CudaBackend};
 #[cfg(feature = "wgpu")]
 use crate::backend::wgpu::{self, Options, WgpuBackend};
-use crate::model::{Model, Role, WeightTensor};
+use crate::backend::{self, Backend};
+use crate::model::{Model, Role, RopeConfig, WeightTensor};
 use crate::plan::{
     Activations, Decoder, KvLayout, KvType, Numerics, RopeTable, Weight, WeightId, WeightSource,
 };
@@ -130,8 +130,26 @@ pub fn load(
     let decoder = decoder(model)?;
     let source = weight_source(model, &decoder);
     let trained = model.config.context_length;
-    let rope = RopeTable::new(&model.config.rope, settings.context(trained));
+    let rope = rope_table(&model.config.rope, settings.context(trained))?;
     start(decoder, source, (rope, trained), settings, progress)
+}
+
+/// The rotations of `context` positions. The table is the first thing that grows with the context, and computing it takes a
+/// while: one that memory cannot hold is refused before.
+///
+/// # Errors
+/// [`backend::Error::OutOfMemory`].
+pub fn rope_table(rope: &RopeConfig, context: usize) -> Result<RopeTable, Error> {
+    let needed = (context as u64).saturating_mul(RopeTable::bytes_per_position(rope) as u64);
+    match probe().memory_bytes {
+        Some(available) if needed > available => Err(Error::Backend(backend::Error::OutOfMemory {
+            what: format!("a table of rotations for {context} positions"),
+            needed,
+            available,
+            advice: "use a smaller --ctx".to_owned(),
+        })),
+        _ => Ok(RopeTable::new(rope, context)),
+    }
 }
 
 /// Sets a decoder up on a backend, wherever its weights come from. `rope` has as many positions as the settings ask for

@@ -14,6 +14,6 @@ pub use choice::BackendChoice;
 pub use device::{Device, MAX_BATCH};
 pub use error::Error;
 pub use generate::{Finish, Generated, Generator, Request};
-pub use load::{LoadReport, SetUp, Settings, decoder, load, set_up, start, weight_source};
+pub use load::{LoadReport, SetUp, Settings, decoder, load, rope_table, set_up, start, weight_source};
 pub use scheduler::{Produced, Scheduler, SequenceId, Stats};
 pub use stop::StopStrings;

@@ -217,7 +217,10 @@ fn tokenizer_keys(source: &Source) -> (Vec<String>, bool) {
     match source {
         Source::Gguf(gguf) => {
             let keys = gguf.metadata().iter().map(|(key, _)| key).filter(of_tokenizer).cloned();
-            (keys.collect(), gguf.get(TEMPLATE).is_some())
+            (
+                keys.collect(),
+                gguf.string(TEMPLATE).is_ok_and(|template| template.is_some_and(|t| !t.is_empty())),
+            )
         }
         Source::Apr(apr) => {
             let keys = apr.metadata().keys().filter(of_tokenizer).cloned();

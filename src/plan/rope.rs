@@ -21,6 +21,11 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// Bytes that a table has for each position.
+    pub fn bytes_per_position(rope: &RopeConfig) -> usize {
+        rope.dim / 2 * 2 * size_of::<f32>()
+    }
+
     /// The table for positions `0..context`.
     pub fn new(rope: &RopeConfig, context: usize) -> Self {
         let (frequencies, factor) = frequencies(rope);

@@ -121,7 +121,7 @@ pub(crate) struct MeasureArgs {
     #[arg(long, default_value = "twin")]
     pub(crate) check: String,
     /// Read bandwidth in GB/s, instead of measuring it
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub(crate) bandwidth: Option<f64>,
     /// table, json, jsonl, csv or md
     #[arg(long, short = 'o', default_value = "table")]
@@ -171,7 +171,7 @@ pub(crate) struct KernelsArgs {
     #[command(flatten)]
     pub(crate) adapter: AdapterArgs,
     /// Read bandwidth in GB/s, instead of measuring it
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub(crate) bandwidth: Option<f64>,
     /// CPU threads [default: one per physical core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..))]
@@ -192,7 +192,7 @@ pub(crate) struct KernelsArgs {
     #[arg(long, default_value_t = 512)]
     pub(crate) depth: u32,
     /// Seconds for each
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_parser = non_negative)]
     pub(crate) seconds: f64,
     /// Small shapes and one repetition: to test the tool itself
     #[arg(long, hide = true)]
@@ -374,4 +374,14 @@ pub(crate) struct TableArgs {
     /// Replace the table in this file, between its two marks; without it the table is printed
     #[arg(long)]
     pub(crate) write: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let found: Option<f64> = text.parse().ok();
+    found.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn non_negative(text: &str) -> Result<f64, String> {
+    let found: Option<f64> = text.parse().ok();
+    found.filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| "expected a number of at least 0".to_owned())
 }

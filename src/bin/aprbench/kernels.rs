@@ -6,11 +6,13 @@ use crate::subject::{self, read_bandwidth};
 use aprgpu::bench::kernels::{Bench, KernelResult, Options, Shape, shapes, types};
 use aprgpu::bench::{bandwidth, report};
 use aprgpu::engine::BackendChoice;
+use aprgpu::plan::OpKind;
 use aprgpu::quant::TensorType;
 use std::io::Write;
 
 pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
     let threads = args.threads.map(usize::from);
+    refuse_unknown_ops(&args.op)?;
     let mut results = Vec::new();
     for name in &args.backend {
         let choice = subject::backend(name, &args.adapter)?;
@@ -64,6 +66,18 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
     let header = ["backend", "op", "type", "shape", "rows", "us", "GB/s", "% of read", "GFLOP/s", "NMSE"];
     write!(out, "{}", report::markdown(&header, &results.iter().map(row).collect::<Vec<_>>()))?;
     Ok(())
+}
+
+/// An op that is not there would measure nothing, and say nothing of it.
+fn refuse_unknown_ops(wanted: &[String]) -> Result<(), Failure> {
+    let names = || OpKind::ALL.iter().filter(|op| **op != OpKind::Sample).map(|op| op.name());
+    match wanted.iter().find(|wanted| names().all(|name| name != wanted.as_str())) {
+        None => Ok(()),
+        Some(op) => {
+            let known: Vec<_> = names().collect();
+            Err(Failure::usage(format!("--op {op}: there are {}", known.join(", "))))
+        }
+    }
 }
 
 /// The device's read bandwidth.

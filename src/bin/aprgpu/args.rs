@@ -259,6 +259,12 @@ fn probability(text: &str) -> Result<f32, String> {
     in_range(text, |v| (0.0..=1.0).contains(&v), "a number between 0 and 1")
 }
 
+/// Nothing is above a NaN: as a limit it would let everything pass.
+pub(crate) fn finite(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok();
+    value.filter(|value| value.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// A .apr or .gguf file, or a Hugging Face folder
@@ -268,7 +274,8 @@ pub(crate) struct RunArgs {
     /// Read the prompt from a file
     #[arg(long, short = 'f', conflicts_with = "prompt")]
     pub(crate) file: Option<PathBuf>,
-    /// Read many prompts, one JSON object per line: {"prompt": "...", "n": 64, "seed": 1}
+    /// Read many prompts, one JSON object per line: {"prompt": "...", "n": 64, "seed": 1}. A line with a seed gives the text
+    /// that it gives alone; lines without one differ by where they stand
     #[arg(long, conflicts_with_all = ["prompt", "file"])]
     pub(crate) prompts: Option<PathBuf>,
     /// How many of them run at a time

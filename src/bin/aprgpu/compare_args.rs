@@ -1,6 +1,6 @@
 //! The command line of the tools that compare.
 
-use crate::args::{AdapterArgs, DeviceArgs};
+use crate::args::{AdapterArgs, DeviceArgs, finite};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -32,10 +32,10 @@ pub(crate) struct CompareArgs {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) window: u32,
     /// The largest mean KL divergence over that text, in nats
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = finite)]
     pub(crate) kl: f64,
     /// The least share of equal best tokens over that text
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = finite)]
     pub(crate) top: f64,
     /// Compare with another model file, or with raw float32 logits (.f32), instead of with the twin
     #[arg(long, value_name = "FILE")]
@@ -51,7 +51,7 @@ pub(crate) struct CompareArgs {
     pub(crate) own_inputs: bool,
     /// The NMSE that any buffer may have [default: 1e-9; 1e-6 where a step quantizes activations]; with --against the
     /// logits at any position [default: none]
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) limit: Option<f64>,
     /// Run no step after this one: embed, qkv_rope, attention, attn_out, gate_up, down, head
     #[arg(long, value_name = "STEP", conflicts_with = "against")]

@@ -21,6 +21,9 @@ pub(crate) enum Failure {
     Compare(#[from] compare::Error),
     #[error("{0}")]
     Bench(#[from] bench::Error),
+    /// One of several prompts cannot run.
+    #[error("{place}: {source}")]
+    Prompt { place: String, source: engine::Error },
     /// Two results differ by more than a limit allows.
     #[error("{0}")]
     Parity(String),
@@ -41,7 +44,7 @@ impl Failure {
             Self::Model(error) => error.exit_code(),
             Self::Format(error) => error.exit_code(),
             Self::Template(_) | Self::Validation(_) => 5,
-            Self::Engine(error) => error.exit_code(),
+            Self::Engine(error) | Self::Prompt { source: error, .. } => error.exit_code(),
             Self::Compare(error) => error.exit_code(),
             Self::Bench(error) => error.exit_code(),
             Self::Parity(_) => 13,

@@ -26,6 +26,8 @@ mod validate;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
+use failure::Failure;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -43,10 +45,7 @@ fn main() -> ExitCode {
         Command::Selftest(args) => selftest::selftest(&args),
         Command::Kernels(args) => kernels::kernels(&args),
         Command::Plan(args) => plan::plan(&args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions { shell } => completions(shell),
         Command::Quantize(args) => quantize::quantize(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Preflight(args) => preflight::preflight(&args),
@@ -62,4 +61,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Prints a completion script. The generator panics where it cannot write, so that it writes into memory.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "aprgpu", &mut script);
+    let mut out = std::io::stdout().lock();
+    out.write_all(&script)?;
+    Ok(out.flush()?)
 }

@@ -4,7 +4,8 @@ use crate::args::DeviceArgs;
 use crate::failure::Failure;
 use crate::progress;
 use aprgpu::engine::{self, Scheduler, Stats};
-use aprgpu::model::{ChatTemplate, Model, Source, TemplateOrigin, Tokenizer};
+use aprgpu::model::{ChatTemplate, DefaultTaken, Model, Source, TemplateOrigin, Tokenizer};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,8 @@ pub(crate) struct Opened {
 pub(crate) fn open(path: &Path, args: &DeviceArgs, slots: usize) -> Result<Opened, Failure> {
     let model = Arc::new(Model::open(path)?);
     let tokenizer = model.tokenizer()?;
-    for warning in model.warnings.iter().chain(tokenizer.notes()) {
-        eprintln!("note: {warning}");
+    for note in model.warnings.iter().chain(tokenizer.notes()).chain(&taken_for_granted(&model)) {
+        eprintln!("note: {note}");
     }
     let (mut device, report) = engine::load(&model, &args.settings(slots), &mut progress::bar("loading"))?;
     eprintln!("{report}");
@@ -30,6 +31,25 @@ pub(crate) fn open(path: &Path, args: &DeviceArgs, slots: usize) -> Result<Opene
         return Err(Failure::Usage(format!("--profile: {backend} has no timestamps between kernels")));
     }
     Ok(Opened { model, tokenizer, scheduler: Scheduler::new(device), backend })
+}
+
+/// What the file does not state, and which tensors run in another type than it has.
+fn taken_for_granted(model: &Model) -> Vec<String> {
+    let mut notes = Vec::new();
+    let of = |default: &DefaultTaken| format!("{} = {} ({})", default.key, default.value, default.why);
+    let defaults: Vec<String> = model.defaults.iter().map(of).collect();
+    if !defaults.is_empty() {
+        notes.push(format!("defaults taken: {}", defaults.join(", ")));
+    }
+    let mut converted: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for note in model.weights.notes() {
+        let (tensors, bytes) = converted.entry(&note.what).or_default();
+        (*tensors, *bytes) = (*tensors + 1, *bytes + note.bytes);
+    }
+    for (what, (tensors, bytes)) in converted {
+        notes.push(format!("{tensors} tensors {what}; they take {:.1} MB", bytes as f64 / 1e6));
+    }
+    notes
 }
 
 /// The model's chat template; says so where a general one stands in.

@@ -17,6 +17,9 @@ struct PromptLine {
     n: Option<usize>,
     seed: Option<u64>,
     temperature: Option<f32>,
+    /// Where the line stands, for messages; `None` for a prompt that stands in no such file.
+    #[serde(skip)]
+    place: Option<String>,
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -116,11 +119,9 @@ fn prompts(args: &RunArgs) -> Result<Vec<PromptLine>, Failure> {
     if let Some(path) = &args.prompts {
         let text = read_text(path)?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let parsed = lines.map(|(number, line)| {
-            let place = || format!("{}: line {}", path.display(), number + 1);
-            serde_json::from_str(line).map_err(|error| Failure::Usage(format!("{}: {error}", place())))
-        });
-        return parsed.collect();
+        return lines
+            .map(|(number, line)| prompt_line(format!("{}: line {}", path.display(), number + 1), line))
+            .collect();
     }
     let prompt = match (&args.prompt, &args.file) {
         (Some(prompt), _) => prompt.clone(),
@@ -132,7 +133,17 @@ fn prompts(args: &RunArgs) -> Result<Vec<PromptLine>, Failure> {
             read_text("-".as_ref())?
         }
     };
-    Ok(vec![PromptLine { prompt, n: None, seed: None, temperature: None }])
+    Ok(vec![PromptLine { prompt, n: None, seed: None, temperature: None, place: None }])
+}
+
+fn prompt_line(place: String, text: &str) -> Result<PromptLine, Failure> {
+    let line: PromptLine =
+        serde_json::from_str(text).map_err(|error| Failure::Usage(format!("{place}: {error}")))?;
+    if let Some(found) = line.temperature.filter(|t| !(t.is_finite() && *t >= 0.0)) {
+        let what = format!("{place}: temperature: expected a number of at least 0, found {found}");
+        return Err(Failure::Usage(what));
+    }
+    Ok(PromptLine { place: Some(place), ..line })
 }
 
 fn request(args: &RunArgs, opened: &Opened, line: &PromptLine, index: usize) -> Result<Request, Failure> {
@@ -146,7 +157,14 @@ fn request(args: &RunArgs, opened: &Opened, line: &PromptLine, index: usize) -> 
     } else {
         opened.tokenizer.encode(&line.prompt, true, true)
     };
-    let mut sampling = args.sampling.sampling(index as u32);
+    // Asked before anything runs: a prompt that cannot run must not cost the answers of those before it.
+    opened.scheduler.device().check_tokens(&tokens).map_err(|source| match &line.place {
+        Some(place) => Failure::Prompt { place: place.clone(), source },
+        None => source.into(),
+    })?;
+    // Lines without a seed share one, and differ by where they stand. One with a seed of its own gives the text that it
+    // gives alone.
+    let mut sampling = args.sampling.sampling(if line.seed.is_some() { 0 } else { index as u32 });
     sampling.seed = line.seed.unwrap_or(sampling.seed);
     sampling.temperature = line.temperature.unwrap_or(sampling.temperature);
     Ok(Request {

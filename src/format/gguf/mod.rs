@@ -138,6 +138,23 @@ impl Gguf {
         self.metadata.f32s(key)
     }
 
+    /// Refuses a file that is one of several: it lacks the tensors of the others.
+    ///
+    /// # Errors
+    /// [`Error::Key`] where `split.count` is more than 1.
+    pub fn refuse_parts(&self) -> Result<(), Error> {
+        match self.get("split.count").and_then(Value::integer) {
+            Some(parts) if parts > 1 => Err(Error::Key {
+                path: self.path().to_owned(),
+                key: "split.count".to_owned(),
+                what: format!(
+                    "this is one of {parts} parts of a model; merge them first (llama-gguf-split --merge)"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// All tensors, in the order of the file. A vocabulary-only file has none.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors

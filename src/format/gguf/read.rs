@@ -82,7 +82,7 @@ fn read_name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, Error> {
         Ok("") => Err(cursor.error(at, format!("expected {what}, found an empty string"))),
         Ok(name) => Ok(name.to_owned()),
         Err(_) => {
-            Err(cursor.error(at, format!("expected {what} in UTF-8, found {:?}", bytes.escape_ascii())))
+            Err(cursor.error(at, format!("expected {what} in UTF-8, found \"{}\"", bytes.escape_ascii())))
         }
     }
 }

@@ -18,7 +18,7 @@ use minijinja_contrib::pycompat;
 use super::python::{JsonStyle, to_str, write_json, write_str};
 
 /// Instructions that one rendering may take; a conversation of a thousand messages takes about a hundred thousand.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 20_000_000;
 
 /// The error behind `raise_exception`.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Chat templates: a conversation to the prompt that the model was trained on.
 //!
 //! Models ship a Jinja template that transformers renders with Python's jinja2. Here minijinja renders it, set up so
-//! that both give the same text (`environment`). Templates are part of a file and not trusted: how long and how much
-//! they may print is limited.
+//! that both give the same text (`environment`). Templates are part of a file and not trusted: how long they are, how
+//! long they run and how much they print is limited, and they have a stack of their own. What they hold in memory is not.
 
 mod environment;
 mod error;
@@ -28,6 +28,14 @@ pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + messa
 
 /// What a template may print, in bytes.
 const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// How long a template may be, in bytes; published ones have some ten thousand.
+const SOURCE_LIMIT: usize = 128 << 10;
+
+/// The stack that a template is compiled and rendered on, in bytes. The engine recurses along chains of operators and
+/// into values: a few hundred bytes for each operator of a hostile template, and less for each level of a list that it
+/// nests in itself until its fuel is spent. Only what is used of it takes memory.
+const STACK: usize = 256 << 20;
 
 /// Names under which a message's reasoning is passed; templates read the first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -59,6 +67,10 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Syntax`] with the line.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self, Error> {
+        if source.len() > SOURCE_LIMIT {
+            let what = format!("expected at most {SOURCE_LIMIT} bytes, found {}", source.len());
+            return Err(Error::Syntax { line: 1, what });
+        }
         let template = Self {
             source: prepare(source),
             origin: TemplateOrigin::Model,
@@ -66,7 +78,7 @@ impl ChatTemplate {
             eos: eos.map(str::to_owned),
             environment: environment(None),
         };
-        template.compile()?;
+        on_deep_stack(|| template.compile().map(drop))?;
         Ok(template)
     }
 
@@ -144,10 +156,13 @@ impl ChatTemplate {
         context.insert("messages".to_owned(), conversation.into());
         context.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
 
-        let mut output = Limited(Vec::new());
-        self.compile()?
-            .render_captured_to(Value::from_serialize(context), &mut output)
-            .map_err(render_error)?;
+        let output = on_deep_stack(|| {
+            let mut output = Limited(Vec::new());
+            self.compile()?
+                .render_captured_to(Value::from_serialize(context), &mut output)
+                .map_err(render_error)?;
+            Ok(output)
+        })?;
         String::from_utf8(output.0).map_err(|error| Error::Render { line: 0, what: error.to_string() })
     }
 
@@ -156,6 +171,16 @@ impl ChatTemplate {
             .template_from_named_str("chat_template", &self.source)
             .map_err(|error| Error::Syntax { line: error.line().unwrap_or(0), what: describe(&error) })
     }
+}
+
+/// Runs `work` on a thread with a stack of [`STACK`] bytes.
+fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let failed = |what: String| Error::Render { line: 0, what };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| failed(format!("no thread to render it on: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(failed("the template engine failed".to_owned())))
+    })
 }
 
 /// jinja2 reads every end of line as `\n`. transformers' `{% generation %}` marks what the assistant said, for

@@ -10,7 +10,7 @@ pub(super) fn write_str(value: &Value, out: &mut String) {
     match value.kind() {
         ValueKind::Undefined => {}
         ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
-        _ => write_repr(value, out),
+        _ => write_repr(value, 0, out),
     }
 }
 
@@ -21,8 +21,15 @@ pub(super) fn to_str(value: &Value) -> String {
     out
 }
 
-/// `repr(value)`: what stands inside a printed list.
-fn write_repr(value: &Value, out: &mut String) {
+/// How deep values may be nested; about where Python gives up.
+const DEEPEST: usize = 1000;
+
+/// `repr(value)`: what stands inside a printed list. Below [`DEEPEST`] it is what Python writes where a list holds itself.
+fn write_repr(value: &Value, depth: usize, out: &mut String) {
+    if depth > DEEPEST {
+        out.push_str("...");
+        return;
+    }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -33,7 +40,7 @@ fn write_repr(value: &Value, out: &mut String) {
             out.push('[');
             for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(&item, out);
+                write_repr(&item, depth + 1, out);
             }
             out.push(']');
         }
@@ -41,9 +48,9 @@ fn write_repr(value: &Value, out: &mut String) {
             out.push('{');
             for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(&key, out);
+                write_repr(&key, depth + 1, out);
                 out.push_str(": ");
-                write_repr(&value.get_item(&key).unwrap_or_default(), out);
+                write_repr(&value.get_item(&key).unwrap_or_default(), depth + 1, out);
             }
             out.push('}');
         }
@@ -124,13 +131,17 @@ pub(super) struct JsonStyle {
 /// `json.dumps(value, ...)`.
 ///
 /// # Errors
-/// Undefined values and things that are no data, such as macros.
+/// Undefined values, things that are no data, such as macros, and values nested deeper than [`DEEPEST`].
 pub(super) fn write_json(
     value: &Value,
     style: &JsonStyle,
     depth: usize,
     out: &mut String,
 ) -> Result<(), Error> {
+    if depth > DEEPEST {
+        let what = format!("a value nested more than {DEEPEST} deep cannot be written as JSON");
+        return Err(Error::new(ErrorKind::InvalidOperation, what));
+    }
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

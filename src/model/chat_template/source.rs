@@ -1,4 +1,4 @@
-//! Where each format keeps a model's chat template.
+//! Where each format keeps a model's chat template. An empty text is none, as in llama.cpp.
 
 use std::path::Path;
 
@@ -13,7 +13,8 @@ use crate::format::{Error, Map};
 /// # Errors
 /// The key is there but is no string.
 pub fn from_gguf(metadata: &Metadata) -> Result<Option<String>, Error> {
-    Ok(metadata.string("tokenizer.chat_template")?.map(str::to_owned))
+    let template = metadata.string("tokenizer.chat_template")?;
+    Ok(template.filter(|template| !template.is_empty()).map(str::to_owned))
 }
 
 /// The template of an APR file.
@@ -54,6 +55,7 @@ pub fn from_hugging_face(folder: &Path) -> Result<Option<String>, Error> {
     })?;
     match &config["chat_template"] {
         Value::Null => Ok(None),
+        Value::String(template) if template.is_empty() => Ok(None),
         Value::String(template) => Ok(Some(template.clone())),
         several => {
             let mut named = several.as_array().into_iter().flatten();

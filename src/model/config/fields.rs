@@ -281,7 +281,9 @@ impl Builder<'_> {
                     .invalid(&field.key, format!("expected a part of a head in (0, 1], found {fraction}")));
             }
             (None, None) => {
-                self.take(&field.key, head_dim, "the whole head is rotated");
+                // Hugging Face's key is a part of the head, GGUF's a number of dimensions.
+                let taken = if field.key == "partial_rotary_factor" { 1 } else { head_dim };
+                self.take(&field.key, taken, "the whole head is rotated");
                 head_dim
             }
         };

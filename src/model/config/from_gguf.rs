@@ -26,9 +26,10 @@ impl ModelConfig {
     /// The configuration in a GGUF file, with every default that was taken.
     ///
     /// # Errors
-    /// An unknown architecture or RoPE scaling; a key that is missing without an architecture default, absurd, or in
+    /// One of several parts of a model; an unknown architecture or RoPE scaling; a key that is missing without an architecture default, absurd, or in
     /// contradiction to another key or to the tensors.
     pub fn from_gguf(gguf: &Gguf) -> Result<(Self, Vec<DefaultTaken>), Error> {
+        gguf.refuse_parts()?;
         let table = TensorTable::new(gguf.path(), gguf.tensors())?;
         fields(gguf.typed_metadata())?.build(gguf.path(), &table, Vec::new())
     }
@@ -54,6 +55,11 @@ pub(super) fn fields(metadata: &Metadata) -> Result<Fields, Error> {
             let what = format!("found {value:?}; no model with this key is computed here");
             return Err(Error::unsupported(path, key, what));
         }
+    }
+    let causal = format!("{name}.attention.causal");
+    if metadata.bool(&causal)? == Some(false) {
+        let what = "false: only attention to what came before is computed here";
+        return Err(Error::unsupported(path, causal, what));
     }
     let keys = Keys { metadata, row };
     let head_dim = keys.usize("attention.key_length")?;
