@@ -10,7 +10,7 @@ const CONTEXT: usize = 544;
 const SPLITS: usize = 3;
 const FLAG_NEOX: u32 = 4;
 /// Instructions that read keys and values.
-const CACHE: [&str; 2] = ["ld.global.nc.L1::no_allocate", "cp.async.cg"];
+const CACHE: [&str; 2] = ["ld.global.L1::no_allocate", "cp.async.cg"];
 
 struct Case {
     /// Heads that a block takes, of how many in a group, of how many groups.
