@@ -211,6 +211,21 @@ fn every_kernel_assembles_and_has_not_grown() {
     assert!(grown.is_empty(), "{} have grown:\n{}", grown.len(), grown.join("\n"));
 }
 
+const LOAD: u64 = 0x981;
+const WAIT: u64 = 0x82e;
+const FUSED_PRODUCT: u64 = 0x223;
+
+/// The opcodes of a text's kernels, as they are assembled.
+fn machine_code(ptxas: &Path, architecture: u32, text: &str) -> BTreeMap<String, Vec<u64>> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, cubin) = (folder.path().join("kernels.ptx"), folder.path().join("kernels.cubin"));
+    std::fs::write(&source, text).unwrap();
+    let mut assembler = Command::new(ptxas);
+    assembler.arg(format!("-arch=sm_{architecture}")).arg(&source).arg("-o").arg(&cubin);
+    assert!(assembler.status().unwrap().success());
+    opcodes(&std::fs::read(&cubin).unwrap())
+}
+
 /// The opcodes of a cubin's kernels, by name: the low twelve bits of each instruction of 16 bytes.
 fn opcodes(cubin: &[u8]) -> BTreeMap<String, Vec<u64>> {
     let number = |at: usize, bytes: usize| {
@@ -232,11 +247,7 @@ fn opcodes(cubin: &[u8]) -> BTreeMap<String, Vec<u64>> {
 /// The first weights of a dependent launch are asked for before it waits, also in machine code: ptxas may move loads.
 #[test]
 fn weights_are_on_their_way_before_a_dependent_launch_waits() {
-    const LOAD: u64 = 0x981;
-    const WAIT: u64 = 0x82e;
     let Some(ptxas) = support::ptxas::asked_for() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (text, cubin) = (folder.path().join("products.ptx"), folder.path().join("products.cubin"));
     let is_asked = |variant: &&sources::Variant| {
         let rows = variant.define("M");
         matches!(&variant.op[..], "down" | "gate_up")
@@ -255,12 +266,8 @@ fn weights_are_on_their_way_before_a_dependent_launch_waits() {
         module += if module.is_empty() { &source } else { &source[entry..] };
     }
     assert!(loads.len() > 30 && loads.values().all(|&first| first > 0), "{loads:?}");
-    std::fs::write(&text, module).unwrap();
     for architecture in ARCHITECTURES.into_iter().filter(|&a| a >= 90) {
-        let mut assembler = Command::new(&ptxas);
-        assembler.arg(format!("-arch=sm_{architecture}")).arg(&text).arg("-o").arg(&cubin);
-        assert!(assembler.status().unwrap().success());
-        let code = opcodes(&std::fs::read(&cubin).unwrap());
+        let code = machine_code(&ptxas, architecture, &module);
         for (kernel, first) in &loads {
             let code = &code[kernel];
             let wait = code.iter().position(|&opcode| opcode == WAIT).unwrap();
@@ -276,21 +283,13 @@ fn weights_are_on_their_way_before_a_dependent_launch_waits() {
 /// Pieces of keys are asked for together, not each before its own products: arithmetic parts few groups of loads from each other.
 #[test]
 fn the_keys_of_a_tile_are_under_way_together() {
-    const LOAD: u64 = 0x981;
-    const PRODUCT: u64 = 0x223;
     let Some(ptxas) = support::ptxas::asked_for() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (text, cubin) = (folder.path().join("tile.ptx"), folder.path().join("tile.cubin"));
     for (key, most) in [("GROUP=6 KV=f16 ROWS=4", 3), ("GROUP=8 KV=f16 ROWS=4", 4)] {
         let source = sources::source(&format!("attention_tile {key}"), Target::Sm80).unwrap();
-        std::fs::write(&text, source).unwrap();
         for architecture in ARCHITECTURES {
-            let mut assembler = Command::new(&ptxas);
-            assembler.arg(format!("-arch=sm_{architecture}")).arg(&text).arg("-o").arg(&cubin);
-            assert!(assembler.status().unwrap().success());
-            let code = opcodes(&std::fs::read(&cubin).unwrap()).into_values().next().unwrap();
-            let told: Vec<bool> =
-                code.into_iter().filter(|&op| op == LOAD || op == PRODUCT).map(|op| op == LOAD).collect();
+            let code = machine_code(&ptxas, architecture, &source).into_values().next().unwrap();
+            let told = code.into_iter().filter(|&op| op == LOAD || op == FUSED_PRODUCT);
+            let told: Vec<bool> = told.map(|op| op == LOAD).collect();
             let groups = told.chunk_by(|a, b| a == b).filter(|group| group[0]).count();
             assert!((2..=most).contains(&groups), "{key} for sm_{architecture}: {groups} groups of loads");
         }

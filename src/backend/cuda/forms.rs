@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn segments_fit_a_block() {
-        // The most that `Plan::segments` gives.
+        // As many as `Plan::segments` gives, of `gate_up` more.
         for (op, segments) in [(OpKind::GateUp, 8), (OpKind::Down, 16)] {
             let geometry = geometry(op, Rows::Decode(8), segments);
             assert!(geometry.threads <= 512 && geometry.shared_bytes <= 48 << 10);

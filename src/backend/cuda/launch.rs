@@ -49,11 +49,8 @@ impl Draft {
             let asked = format!("{} threads and {} bytes", self.threads, self.shared_bytes);
             return Err(gpu.error(&kernel.key, format!("cannot run with {asked}: {limits:?}")));
         }
-        if shared_bytes > 48 << 10 {
-            // All that there is: the kernel may be another model's as well, which asks for more.
-            let allowed = kernel.function.allow_shared(gpu.shared_opt_in - limits.shared_bytes);
-            allowed.map_err(|error| gpu.error(&kernel.key, error))?;
-        }
+        let allowed = kernel.allow_shared(self.shared_bytes, gpu.shared_opt_in);
+        allowed.map_err(|error| gpu.error(&kernel.key, error))?;
         Ok(Launch {
             step: self.step,
             when: self.when,

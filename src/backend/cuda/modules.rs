@@ -29,6 +29,18 @@ pub(super) struct Loaded {
     pub(super) limits: Limits,
 }
 
+impl Loaded {
+    /// Lets a launch ask for `dynamic` bytes of shared memory, where a block may have `most` together with those of the text.
+    /// What takes a permission gets it for all that there is: the kernel may be another model's as well, which asks for more.
+    pub(super) fn allow_shared(&self, dynamic: u32, most: u32) -> Result<(), DriverError> {
+        let declared = self.limits.shared_bytes;
+        if dynamic + declared > 48 << 10 {
+            self.function.allow_shared(most.saturating_sub(declared))?;
+        }
+        Ok(())
+    }
+}
+
 /// A variant and the chips it is for.
 pub(super) type ModuleKey = (String, Target);
 

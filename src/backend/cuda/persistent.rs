@@ -171,10 +171,7 @@ impl Persistent {
             return Err(refused(format!("{needs} is more than a block may have")));
         }
         let failed = |error: DriverError| gpu.error("decode", error);
-        if shared_bytes + limits.shared_bytes > 48 << 10 {
-            let most = gpu.shared_opt_in - limits.shared_bytes;
-            kernel.function.allow_shared(most).map_err(failed)?;
-        }
+        kernel.allow_shared(shared_bytes, gpu.shared_opt_in).map_err(failed)?;
         if kernel.function.blocks_per_multiprocessor(THREADS, shared_bytes).map_err(failed)? == 0 {
             return Err(refused(format!("{needs} does not fit a multiprocessor")));
         }

@@ -376,12 +376,15 @@ pub(crate) struct TableArgs {
     pub(crate) write: Option<PathBuf>,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn in_range(text: &str, ok: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
     let found: Option<f64> = text.parse().ok();
-    found.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| "expected a number above 0".to_owned())
+    found.filter(|v| v.is_finite() && ok(*v)).ok_or_else(|| format!("expected {expected}"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    in_range(text, |v| v > 0.0, "a number above 0")
 }
 
 fn non_negative(text: &str) -> Result<f64, String> {
-    let found: Option<f64> = text.parse().ok();
-    found.filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| "expected a number of at least 0".to_owned())
+    in_range(text, |v| v >= 0.0, "a number of at least 0")
 }

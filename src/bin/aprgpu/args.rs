@@ -14,6 +14,7 @@ use aprgpu::engine::{self, BackendChoice, Settings};
 use aprgpu::plan::{Activations, KvType, Numerics};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Runs quantized language models from one .apr, .gguf or Hugging Face folder.
 ///
@@ -242,17 +243,17 @@ impl SamplingArgs {
     }
 }
 
-fn in_range(text: &str, ok: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| format!("expected {expected}"))?;
+fn in_range<T: FromStr + Copy>(text: &str, ok: impl Fn(T) -> bool, expected: &str) -> Result<T, String> {
+    let value: T = text.parse().map_err(|_| format!("expected {expected}"))?;
     if ok(value) { Ok(value) } else { Err(format!("expected {expected}")) }
 }
 
 fn non_negative(text: &str) -> Result<f32, String> {
-    in_range(text, |v| v >= 0.0 && v.is_finite(), "a number of at least 0")
+    in_range(text, |v: f32| v >= 0.0 && v.is_finite(), "a number of at least 0")
 }
 
 fn positive(text: &str) -> Result<f32, String> {
-    in_range(text, |v| v > 0.0 && v.is_finite(), "a number above 0")
+    in_range(text, |v: f32| v > 0.0 && v.is_finite(), "a number above 0")
 }
 
 fn probability(text: &str) -> Result<f32, String> {
@@ -261,8 +262,7 @@ fn probability(text: &str) -> Result<f32, String> {
 
 /// Nothing is above a NaN: as a limit it would let everything pass.
 pub(crate) fn finite(text: &str) -> Result<f64, String> {
-    let value: Option<f64> = text.parse().ok();
-    value.filter(|value| value.is_finite()).ok_or_else(|| "expected a number".to_owned())
+    in_range(text, |v: f64| v.is_finite(), "a number")
 }
 
 #[derive(Args, Debug)]

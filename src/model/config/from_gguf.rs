@@ -26,7 +26,8 @@ impl ModelConfig {
     /// The configuration in a GGUF file, with every default that was taken.
     ///
     /// # Errors
-    /// One of several parts of a model; an unknown architecture or RoPE scaling; a key that is missing without an architecture default, absurd, or in
+    /// One of several parts of a model; an unknown architecture or RoPE scaling; attention that is not causal; a key that
+    /// is missing without an architecture default, absurd, or in
     /// contradiction to another key or to the tensors.
     pub fn from_gguf(gguf: &Gguf) -> Result<(Self, Vec<DefaultTaken>), Error> {
         gguf.refuse_parts()?;
